@@ -1,0 +1,41 @@
+"""How a failure is told: what happened, where, what is true now, what to do next."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """The exit codes of every `runbook` command."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    THRESHOLD = 3
+
+
+class RunbookError(Exception):
+    """A failure told to a person, never a traceback.
+
+    `what` happened, `where` (host, path, key), what is `true_now`, what to do `next`. Empty parts are left out.
+    """
+
+    exit_code: ExitCode = ExitCode.FAILED
+
+    def __init__(self, what: str, *, where: str = "", true_now: str = "", next: str = "") -> None:
+        self.what, self.where, self.true_now, self.next = what, where, true_now, next
+        super().__init__(what)
+
+    def __str__(self) -> str:
+        lines = [f"{self.where}: {self.what}" if self.where else self.what]
+        if self.true_now:
+            lines.append(f"  now:  {self.true_now}")
+        if self.next:
+            lines.append(f"  next: {self.next}")
+        return "\n".join(lines)
+
+
+class UsageError(RunbookError):
+    """The command or a file it was given is wrong; nothing was done. Exit code 2."""
+
+    exit_code = ExitCode.USAGE
