@@ -1,2 +1,32 @@
-help:
-	@true
+# Every developer command. A user needs two: make demo, make test.
+PYTHON ?=
+BIN = .venv/bin
+
+.PHONY: help setup demo test lab-test check format lock bench clean
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' Makefile | expand -t 20
+
+setup: ## .venv with the pinned packages; the other targets call it
+	@PYTHON="$(PYTHON)" sh runbooks_lib/bootstrap.sh
+
+demo: setup ## the main job on this machine: practice host, collection over SSH, example past, report
+	@$(BIN)/runbook demo
+
+test: setup ## the tests that need neither root nor system packages
+	@$(BIN)/python -m pytest -q -m "not lab"
+
+lab-test: setup ## the tests on real services (root; .ci/run installs what they need)
+	@$(BIN)/python -m pytest -q -m lab
+
+check: setup ## style, types, floors of the house
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports --no-cache
+
+format: setup ## rewrite the sources in the house's style
+	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+lock: ## requirements.txt anew from pyproject.toml (needs uv)
+	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --custom-compile-command "make lock" -o requirements.txt
+
+clean: ## remove .venv and caches; outputs/ stays
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache build *.egg-info
