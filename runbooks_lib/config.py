@@ -102,6 +102,7 @@ class _Host(_Section):
     groups: list[Name] = Field(default_factory=list)
     ssh: Name | None = None
     local: bool = False
+    example: bool = False
     sudo_password: SecretReference | None = None
     note: str = ""
     partitions: dict[Mountpoint, _Partition] = Field(default_factory=dict)
@@ -135,8 +136,9 @@ class HostEntry:
     name: str
     ssh_name: str
     groups: tuple[str, ...] = ()
-    local: bool = False
-    sudo_password: str | None = None
+    local: bool = False  # this machine itself, without SSH
+    example: bool = False  # its past is made up (the demo); it is never connected to
+    sudo_password: str | None = None  # a reference
     note: str = ""
     partitions: Mapping[str, PartitionSettings] = field(default_factory=dict)
     defaults: Defaults = field(default_factory=Defaults)
@@ -173,7 +175,7 @@ class Config:
         return tuple(sorted({group for entry in self.hosts.values() for group in entry.groups}))
 
     def select(self, host: str | Iterable[str] | None = None, group: str | None = None) -> list[HostEntry]:
-        """The named host(s), the hosts of a group, or all. Raises UsageError for an unknown name, with what there is."""
+        """The named host(s), the hosts of a group, or all. UsageError for an unknown name."""
         if host is not None and group is not None:
             raise UsageError(
                 "host and group were both given", where=str(self.file), next="name a host or a group, not both"
@@ -285,6 +287,7 @@ def _entry(name: str, host: _Host, defaults: Defaults) -> HostEntry:
         ssh_name=host.ssh or name,
         groups=tuple(host.groups),
         local=host.local,
+        example=host.example,
         sudo_password=host.sudo_password,
         note=host.note,
         partitions=partitions,
@@ -306,6 +309,7 @@ def _with_ansible(inventory: Path, listed: dict[str, HostEntry], parsed: _File) 
             ssh_name=asked_ssh or found.ssh_name,
             groups=tuple(dict.fromkeys((*found.groups, *entry.groups))),
             local=entry.local,
+            example=entry.example,
             sudo_password=entry.sudo_password,
             note=entry.note,
             partitions=entry.partitions,
