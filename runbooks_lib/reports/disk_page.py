@@ -1,0 +1,227 @@
+"""The capacity report's pieces as HTML and as text: sentences, table, one part per partition, what cannot be said.
+
+Each piece is made by jinja2 with autoescape from names, sentences and error messages that hosts and files wrote;
+nothing of theirs is ever marked as safe. States are told by a word and a sign, never by colour alone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup, escape
+
+from runbooks_lib.reports import disk_words
+
+STATE_WORDS = {
+    "crossed": ("■", "over threshold"),
+    "act": ("▲", "begin now"),
+    "watch": ("◆", "watch"),
+    "cannot tell": ("?", "cannot tell"),
+    "ok": ("●", "ok"),
+}
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One piece of the report: a notebook and the page show its HTML, a terminal its text."""
+
+    html: str
+    text: str
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:  # noqa: ARG002
+        return {"text/html": self.html, "text/plain": self.text}
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True)
+class Row:
+    """One partition in words, for the table and for its own part."""
+
+    state: str
+    mountpoint: str
+    instance: str
+    mark: str  # "example", "database", "inodes", joined: what the reader must know about this row
+    used: str
+    threshold: str
+    between: str
+    full_30_days: str
+    begin_by: str
+    sentence: str
+    dates: tuple[tuple[str, str], ...]  # (10 %, 9 December) ...
+    chances: tuple[tuple[str, str], ...]  # (7 days, 4 %) ...
+    notes: tuple[str, ...]
+
+    @property
+    def sign(self) -> str:
+        return STATE_WORDS[self.state][0]
+
+    @property
+    def word(self) -> str:
+        return STATE_WORDS[self.state][1]
+
+
+@dataclass(frozen=True)
+class Unsaid:
+    """One thing the report could not look at or cannot say: about what, why, and what to do about it."""
+
+    subject: str
+    why: str
+    next: str = ""
+
+
+def coded(text: str) -> Markup:
+    """The text escaped, what stands in `backticks` as <code>."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704 (escaped one call before)
+
+
+_ENVIRONMENT = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+_ENVIRONMENT.filters["coded"] = coded
+
+_SENTENCES = _ENVIRONMENT.from_string("""\
+<div class="report-sentences">
+{% if rows %}
+<ul class="needs-a-person">
+{% for row in rows %}
+<li class="state-{{ row.state | replace(' ', '-') }}">
+<span class="sign">{{ row.sign }}</span> {{ row.sentence | coded }}
+{%- if row.mark %} <small class="mark">{{ row.mark }}</small>{% endif %}</li>
+{% endfor %}
+</ul>
+{% else %}
+<p class="nobody-needed"><strong>{{ calm | coded }}</strong></p>
+{% endif %}
+<p class="looked-at">{{ looked_at | coded }}</p>
+{% for line in warnings %}
+<p class="warning">{{ line | coded }}</p>
+{% endfor %}
+</div>
+""")
+
+_TABLE = _ENVIRONMENT.from_string("""\
+<div class="table-scroll">
+<table class="partitions">
+<thead><tr><th scope="col">State</th><th scope="col">Partition</th><th scope="col" class="number">Used</th>
+<th scope="col">Passes its threshold</th><th scope="col" class="number">Full in 30 days</th>
+<th scope="col">Begin by</th></tr></thead>
+<tbody>
+{% for row in rows %}
+<tr class="state-{{ row.state | replace(' ', '-') }}">
+<td class="state"><span class="sign">{{ row.sign }}</span> {{ row.word }}</td>
+<td><code>{{ row.mountpoint }}</code> on {{ row.instance }}
+{%- if row.mark %} <small class="mark">{{ row.mark }}</small>{% endif %}</td>
+<td class="number">{{ row.used }}</td>
+<td>{{ row.between }}</td><td class="number">{{ row.full_30_days }}</td><td>{{ row.begin_by }}</td></tr>
+{% endfor %}
+</tbody></table>
+</div>
+""")
+
+_OPENING = _ENVIRONMENT.from_string("""\
+<h3 class="partition state-{{ row.state | replace(' ', '-') }}"><code>{{ row.mountpoint }}</code> on {{ row.instance }}
+ <small class="state"><span class="sign">{{ row.sign }}</span> {{ row.word }}</small></h3>
+<p>{{ row.sentence | coded }}</p>
+""")
+
+_CLOSING = _ENVIRONMENT.from_string("""\
+{% if row.dates or row.chances %}
+<div class="table-scroll">
+<table class="figures">
+<tbody>
+{% if row.dates %}
+<tr><th scope="row">Passes {{ row.threshold }}, chance</th>
+{% for name, value in row.dates %}<td><small>{{ name }}</small> {{ value }}</td>{% endfor %}</tr>
+{% endif %}
+{% if row.chances %}
+<tr><th scope="row">Chance of being full</th>
+{% for name, value in row.chances %}<td><small>{{ name }}</small> {{ value }}</td>{% endfor %}</tr>
+{% endif %}
+</tbody></table>
+</div>
+{% endif %}
+{% for note in row.notes %}
+<p class="note">{{ note | coded }}</p>
+{% endfor %}
+""")
+
+_UNSAID = _ENVIRONMENT.from_string("""\
+{% if items %}
+<ul class="unsaid">
+{% for item in items %}
+<li><strong>{{ item.subject | coded }}</strong>: {{ item.why | coded }}
+{%- if item.next %} <em>{{ item.next | coded }}</em>{% endif %}</li>
+{% endfor %}
+</ul>
+{% else %}
+<p>{{ nothing }}</p>
+{% endif %}
+{% if left %}
+<p class="note">{{ left | coded }}</p>
+{% endif %}
+""")
+
+_PARAGRAPH = _ENVIRONMENT.from_string("""<p class="note">{{ text | coded }}</p>""")
+
+
+def sentences(rows: Sequence[Row], *, calm: str, looked_at: str, warnings: Sequence[str]) -> Piece:
+    """The first lines: one sentence per partition that needs a person, or `calm`; then what was looked at."""
+    html = _SENTENCES.render(rows=rows, calm=calm, looked_at=looked_at, warnings=warnings)
+    lines = [f"{row.sign} {row.sentence}{_bracketed(row.mark)}" for row in rows] or [calm]
+    return Piece(html, "\n".join([*lines, looked_at, *(f"! {line}" for line in warnings)]))
+
+
+def table(rows: Sequence[Row]) -> Piece:
+    """All partitions, one row each, in the order given."""
+    head = ("State", "Partition", "Used", "Passes its threshold", "Full in 30 days", "Begin by")
+    cells = [
+        (
+            f"{row.sign} {row.word}",
+            f"{row.mountpoint} on {row.instance}{_bracketed(row.mark)}",
+            row.used,
+            row.between,
+            row.full_30_days,
+            row.begin_by,
+        )
+        for row in rows
+    ]
+    widths = [max(len(line[column]) for line in [head, *cells]) for column in range(len(head))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in [head, *cells]]
+    return Piece(_TABLE.render(rows=rows), "\n".join(line.rstrip() for line in lines))
+
+
+def opening(row: Row) -> Piece:
+    """Name, state and sentence of one partition: what stands above its chart."""
+    return Piece(_OPENING.render(row=row), f"{row.mountpoint} on {row.instance}: {row.sign} {row.word}\n{row.sentence}")
+
+
+def closing(row: Row) -> Piece:
+    """Dates, chances and notes of one partition: what stands below its chart."""
+    lines = []
+    if row.dates:
+        lines.append(f"Passes {row.threshold}, chance: " + " · ".join(f"{name} {value}" for name, value in row.dates))
+    if row.chances:
+        lines.append("Chance of being full: " + " · ".join(f"{name} {value}" for name, value in row.chances))
+    return Piece(_CLOSING.render(row=row), "\n".join([*lines, *row.notes]))
+
+
+def unsaid(items: Sequence[Unsaid], *, left_out: Sequence[str] = ()) -> Piece:
+    """What was not reached and what cannot be said, one line each; then what was left out on purpose."""
+    nothing = "Nothing: every selected host was reached, and something could be said about every partition."
+    lines = [f"- {item.subject}: {item.why}" + (f" {item.next}" if item.next else "") for item in items] or [nothing]
+    left = f"Left out on purpose: {disk_words.listing(list(left_out), limit=20)}." if left_out else ""
+    return Piece(
+        _UNSAID.render(items=items, nothing=nothing, left=left), "\n".join([*lines, *([left] if left else [])])
+    )
+
+
+def paragraph(text: str) -> Piece:
+    """One sentence."""
+    return Piece(_PARAGRAPH.render(text=text), text)
+
+
+def _bracketed(mark: str) -> str:
+    return f" ({mark})" if mark else ""
