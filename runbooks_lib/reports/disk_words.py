@@ -112,6 +112,21 @@ def plain(name: str, limit: int = _NAME_LIMIT) -> str:
     return f"{shown[: limit - 1 - tail]}…{shown[-tail:]}"
 
 
+def sentence(text: str) -> str:
+    """A sentence that quotes remote names, as one line in which nothing is invisible."""
+    return plain(text, limit=2000)
+
+
+def message(text: str) -> str:
+    """An error message of several lines as one, without its last full stop."""
+    return sentence(" ".join(text.split())).rstrip(".")
+
+
+def place(mountpoint: str, instance: str) -> str:
+    """ "`/srv/db` on tc-db-01"."""
+    return f"`{plain(mountpoint)}` on {plain(instance)}"
+
+
 def _visible(character: str) -> str:
     if character == " " or not unicodedata.category(character).startswith(("C", "Z")):
         return character

@@ -1,0 +1,167 @@
+"""The selected hosts' partitions out of the history: which count, what is expected of them, what cannot be said."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+
+from runbooks_lib.capacity import Outlook, outlook
+from runbooks_lib.config import HostEntry, PartitionSettings
+from runbooks_lib.history import Collection, FilesystemHistory, History
+from runbooks_lib.reports import disk_words as words
+from runbooks_lib.reports.disk_page import Unsaid
+
+_RANK = {"crossed": 0, "act": 1, "watch": 2, "cannot tell": 3, "ok": 4}
+_NEEDS_A_PERSON = frozenset({"crossed", "act"})
+_EXAMPLE = "example"
+_CLOCK_TOLERANCE = timedelta(minutes=10)
+_GONE = "Unmounted or renamed? If it is gone for good, the inventory need not list it."
+_UNSEEN = "Is it mounted there, and spelled as `df` spells it?"
+
+# What a partition is not: file systems in memory, of the kernel, and read-only images that are full by nature.
+_NOT_PARTITIONS = frozenset(
+    {"tmpfs", "devtmpfs", "ramfs", "squashfs", "iso9660", "udf", "erofs", "cramfs", "efivarfs", "autofs", "fuse.lxcfs"}
+)
+
+
+@dataclass(frozen=True, eq=False)  # it holds arrays, which have no single equality
+class Partition:
+    """One partition of the report: its past, what is expected of it, how the inventory wants it watched."""
+
+    history: FilesystemHistory
+    outlook: Outlook
+    settings: PartitionSettings
+
+    @property
+    def name(self) -> str:
+        """ "`/srv/db` on tc-db-01", safe to show."""
+        return words.place(self.outlook.mountpoint, self.outlook.instance)
+
+    @property
+    def needs_a_person(self) -> bool:
+        """True when its threshold is crossed or work on it must begin."""
+        return self.outlook.state in _NEEDS_A_PERSON
+
+    @property
+    def used_ratio(self) -> float:
+        """What df calls Use%, 0..1: used / (used + available), of the resource that is worse; nan when not known."""
+        return self.outlook.used / self.outlook.usable if self.outlook.usable > 0 else math.nan
+
+    @property
+    def example(self) -> bool:
+        """True when any of its numbers were made up (`training.example_past`)."""
+        return _EXAMPLE in self.outlook.origins
+
+
+@dataclass(frozen=True)
+class HostReading:
+    """What the history says about one host. `known` is False when it has never heard of it."""
+
+    partitions: tuple[Partition, ...]
+    unsaid: tuple[Unsaid, ...]
+    left_out: tuple[str, ...]  # looked past on purpose, with the reason
+    known: bool
+
+
+def read_host(
+    history: History, entry: HostEntry, *, now: datetime, horizon_days: int = 90, stale: timedelta
+) -> HostReading:
+    """One host's partitions with their outlooks, and what cannot be said about it; `stale` is the age that is told."""
+    collection = history.last_collection(entry.name)
+    pasts, left_out = _partitions_of(_pasts(history, entry.name), entry)
+    newest = max((past.last_time for past in pasts), default=None)
+    unsaid = _unsaid_host(entry, collection, pasts, newest, now, stale)
+    partitions = []
+    for past in pasts:
+        name = words.place(past.mountpoint, entry.name)
+        if newest is not None and newest - past.last_time > stale:
+            unsaid.append(Unsaid(name, f"not seen for {words.span(now - past.last_time)}, while the host was.", _GONE))
+            continue
+        settings = entry.partition(past.mountpoint)
+        expected = outlook(past, settings, now=now, horizon_days=horizon_days)
+        partitions.append(Partition(past, expected, settings))
+        if expected.refusal is not None:
+            unsaid.append(Unsaid(name, f"no forecast: {words.message(expected.refusal)}."))
+    seen = {past.mountpoint for past in pasts}
+    known = bool(pasts) or collection is not None
+    unsaid += [
+        Unsaid(words.place(mountpoint, entry.name), "listed in the inventory, but never seen on the host.", _UNSEEN)
+        for mountpoint in entry.partitions
+        if known and mountpoint not in seen
+    ]
+    return HostReading(tuple(partitions), tuple(unsaid), tuple(left_out), known)
+
+
+def worst_first(partition: Partition) -> tuple[int, bool, date, float, str, str]:
+    """A sort key: what is crossed, must begin, is watched, unknown, well; the listed ones first; then who must begin
+    first, and who is fullest."""
+    expected = partition.outlook
+    return (
+        _RANK[expected.state],
+        not partition.settings.listed,
+        expected.start_by or date.max,
+        0.0 if math.isnan(partition.used_ratio) else -partition.used_ratio,
+        expected.instance,
+        expected.mountpoint,
+    )
+
+
+def _pasts(history: History, instance: str) -> list[FilesystemHistory]:
+    found = (history.filesystem(instance, mountpoint) for _, mountpoint in history.filesystems(instance))
+    return [past for past in found if past is not None and past.samples]
+
+
+def _partitions_of(pasts: list[FilesystemHistory], entry: HostEntry) -> tuple[list[FilesystemHistory], list[str]]:
+    """What counts as a partition, each device once; and the names of what was left out, with the reason."""
+    kept: list[FilesystemHistory] = []
+    left_out: list[str] = []
+    devices: dict[str, str] = {}
+    order = sorted(pasts, key=lambda past: (past.mountpoint not in entry.partitions, len(past.mountpoint)))
+    for past in order:
+        name = words.place(past.mountpoint, entry.name)
+        listed = past.mountpoint in entry.partitions
+        layered = past.fstype == "overlay" and past.mountpoint != "/"
+        if not listed and (past.fstype in _NOT_PARTITIONS or layered):
+            left_out.append(f"{name} ({words.plain(past.fstype)})")
+            continue
+        # One file system mounted twice (bind mounts, a container's /etc/hosts) fills once. Only a block device tells:
+        # `overlay` or `none` is the name of many.
+        twin = devices.get(past.device) if past.device.startswith("/dev/") else None
+        if twin is not None and not listed:
+            left_out.append(f"{name} (the same device as {twin})")
+            continue
+        devices.setdefault(past.device, f"`{words.plain(past.mountpoint)}`")
+        kept.append(past)
+    return kept, left_out
+
+
+def _unsaid_host(
+    entry: HostEntry,
+    collection: Collection | None,
+    pasts: list[FilesystemHistory],
+    newest: datetime | None,
+    now: datetime,
+    stale: timedelta,
+) -> list[Unsaid]:
+    """Whether this host was reached, and how fresh its numbers are."""
+    name = entry.name
+    if collection is not None and collection.state != "ok":
+        why = f"not reached on {words.moment(collection.time)}: {words.message(collection.message)}."
+        rest = "Nothing is known of its disks."
+        if newest is not None:
+            rest = f"What stands here rests on numbers of {words.moment(newest)}."
+        return [Unsaid(name, why, rest)]
+    if newest is None and collection is None:
+        return [Unsaid(name, "never collected, nothing is known of its disks.", "`runbook collect` reads it.")]
+    if newest is None:
+        return [Unsaid(name, "reached, but it named no partition.", "`runbook hosts check` says more.")]
+    if all(_EXAMPLE in past.origins for past in pasts):
+        return []
+    if newest - now > _CLOCK_TOLERANCE:
+        ahead = words.span(newest - now)
+        return [Unsaid(name, f"its newest numbers lie {ahead} in the future.", "Compare the clocks of both machines.")]
+    if now - newest > stale:
+        age = words.span(now - newest)
+        return [Unsaid(name, f"its newest numbers are {age} old.", "Is the timer of `runbook schedule` running?")]
+    return []
