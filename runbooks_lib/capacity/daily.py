@@ -20,8 +20,8 @@ _DAILY_SPACING_SECONDS = 20 * 3600
 class DailyValues:
     """`values[i]` is the highest value of day i (interpolated where `observed[i]` is False); day -1 is the last one.
 
-    `last_day` is the UTC day of the last sample; `samples` counts the usable ones; `span_days` is the time from the first
-    to the last of them; `spacing_days` is the median distance of the days that have data.
+    `last_day` is the UTC day of the last sample; `samples` counts the usable ones; `span_days` is the time from the
+    first to the last of them; `spacing_days` is the median distance of the days that have data.
     """
 
     values: Floats
@@ -48,11 +48,12 @@ class DailyValues:
         ]
 
 
-def to_daily(times: npt.ArrayLike, values: npt.ArrayLike, *, keep_days: int) -> DailyValues | None:
-    """The last `keep_days` days of the samples as daily maxima, or None when no sample is usable.
+def to_daily(times: npt.ArrayLike, values: npt.ArrayLike, *, keep_days: int) -> DailyValues:
+    """The last `keep_days` days of the samples as daily maxima; without days when no sample is usable.
 
-    `times` datetime64 of any unit and order, `values` of the same length; samples that are not finite or are negative are
-    dropped (a filesystem cannot use less than nothing). Raises ValueError on lengths that differ or times of another type.
+    `times` datetime64 of any unit and order, `values` of the same length; samples that are not finite or are negative
+    are dropped (a filesystem cannot use less than nothing). Raises ValueError on lengths that differ or times of
+    another type.
     """
     when = np.asarray(times)
     amount = np.asarray(values, dtype=np.float64)
@@ -62,7 +63,7 @@ def to_daily(times: npt.ArrayLike, values: npt.ArrayLike, *, keep_days: int) -> 
         raise ValueError(f"times and values must be flat and of one length, not {when.shape} and {amount.shape}")
     usable = np.isfinite(amount) & (amount >= 0) & ~np.isnat(when) if when.size else np.zeros(0, dtype=bool)
     if not usable.any():
-        return None
+        return DailyValues(np.empty(0), np.empty(0, dtype=bool), np.datetime64("NaT", "D"), 0, 0.0, 1.0)
     seconds = when[usable].astype("datetime64[s]").astype(np.int64)
     amount = amount[usable]
     if np.any(np.diff(seconds) < 0):

@@ -100,7 +100,8 @@ def steps(days: Days, used: Floats, *, at_least: float) -> list[Event]:
 
 def clean_ups(days: Days, used: Floats) -> Event | None:
     """The habit of being cleaned up: at least three drops of a quarter of the range each, at distances that are alike
-    (the longest at most three times the median); else None. Monthly and weekly jobs are found, one-off deletions are not.
+    (the longest at most three times the median); else None. Monthly and weekly jobs are found, one-off deletions are
+    not.
     """
     if len(used) < 14:
         return None

@@ -17,6 +17,7 @@ Tier = Literal["hours", "days", "months", "full"]
 HISTORY_DAYS = 366  # a year of daily increments; what is older says little about the next 90 days
 MONTHS_TIER_DAYS, FULL_TIER_DAYS = 90, 180
 _FEWEST_DAYS, _FEWEST_SAMPLES = 7, 50  # below both, a day's difference is one anecdote
+_MOST_MISSING = 0.5
 _LONGEST_HORIZON_DAYS = 1830
 
 
@@ -28,9 +29,9 @@ class CannotTellError(RunbookError):
 class Forecast:
     """Possible futures of one series, and what they say.
 
-    `refusal` is None, or the reason why nothing is said; the questions then raise CannotTellError. Bytes here are whatever
-    unit the samples had. Day 1 is the day after the last sample. Every answer is counted over the same futures, so that
-    quantiles do not cross and a higher level or a shorter time is never more likely.
+    `refusal` is None, or the reason why nothing is said; the questions then raise CannotTellError. Bytes here are
+    whatever unit the samples had. Day 1 is the day after the last sample. Every answer is counted over the same
+    futures, so that quantiles do not cross and a higher level or a shorter time is never more likely.
     """
 
     tier: Tier
@@ -60,7 +61,8 @@ class Forecast:
         return float(answer) if answer.ndim == 0 else answer
 
     def probability_reached(self, level_bytes: float, within_days: float) -> float:
-        """Probability, 0..1, that the series touches `level_bytes` on any day up to `within_days`; 1 if it is there now.
+        """Probability, 0..1, that the series touches `level_bytes` on any day up to `within_days`; 1 if it is there
+        now.
 
         Raises UsageError beyond the horizon, CannotTellError when refused.
         """
@@ -96,30 +98,35 @@ class Forecast:
 def forecast(times: npt.ArrayLike, used_bytes: npt.ArrayLike, *, horizon_days: int = 90, seed: int = 0) -> Forecast:
     """What one series will do: quantiles, probabilities and dates up to `horizon_days` days after its last sample.
 
-    `times` is datetime64 (UTC) of any spacing and order, gaps allowed; `used_bytes` has the same length. The last year is
-    used, as daily maxima; missing days are interpolated. The same input and seed give the same answer. Where nothing can
-    be said (no samples, a past of hours, most days missing) `refusal` holds the reason. Raises UsageError on arguments
-    of the wrong kind. The method and its measured limits: docs/forecasting.md.
+    `times` is datetime64 (UTC) of any spacing and order, gaps allowed; `used_bytes` has the same length. The last year
+    is used, as daily maxima; missing days are interpolated. The same input and seed give the same answer. Where nothing
+    can be said (no samples, a past of hours, most days missing) `refusal` holds the reason. Raises UsageError on
+    arguments of the wrong kind. The method and its measured limits: docs/forecasting.md.
     """
     if not 1 <= horizon_days <= _LONGEST_HORIZON_DAYS:
         raise UsageError(f"horizon_days is {horizon_days!r}; it must be between 1 and {_LONGEST_HORIZON_DAYS}")
+    daily = daily_values(times, used_bytes)
+    if not daily.samples:
+        return _refused("hours", horizon_days, None, refusal_of(daily))
+    return forecast_daily(daily, horizon_days=horizon_days, seed=seed)
+
+
+def daily_values(times: npt.ArrayLike, used_bytes: npt.ArrayLike) -> DailyValues:
+    """The last year of the samples as daily maxima; no days at all when no sample is usable.
+
+    Raises UsageError when `times` is not datetime64 or the lengths differ.
+    """
     try:
-        daily = to_daily(times, used_bytes, keep_days=HISTORY_DAYS)
+        return to_daily(times, used_bytes, keep_days=HISTORY_DAYS)
     except (ValueError, TypeError) as error:
         raise UsageError(f"the samples cannot be read: {error}") from error
-    if daily is None:
-        return _refused("hours", horizon_days, None, "no usable sample")
-    return forecast_daily(daily, horizon_days=horizon_days, seed=seed)
 
 
 def forecast_daily(daily: DailyValues, *, horizon_days: int, seed: int = 0) -> Forecast:
     """As `forecast`, from daily values."""
-    tier = tier_of(daily)
-    if tier == "hours":
-        return _refused(tier, horizon_days, daily, _too_young(daily))
-    if daily.missing_ratio > 0.5:
-        share = f"{daily.missing_ratio:.0%}".replace("%", " %")
-        return _refused(tier, horizon_days, daily, f"{share} of the days since the first sample have no data")
+    tier, refusal = tier_of(daily), refusal_of(daily)
+    if refusal is not None:
+        return _refused(tier, horizon_days, daily, refusal)
     growth = paths.futures(daily.values, horizon_days, seed)
     return Forecast(
         tier=tier,
@@ -143,6 +150,17 @@ def tier_of(daily: DailyValues) -> Tier:
     return "months" if daily.span_days < FULL_TIER_DAYS else "full"
 
 
+def refusal_of(daily: DailyValues) -> str | None:
+    """Why nothing can be forecast from these days, or None."""
+    if not daily.samples:
+        return "there is no usable sample"
+    if tier_of(daily) == "hours":
+        return _too_young(daily)
+    if daily.missing_ratio > _MOST_MISSING:
+        return f"{daily.missing_ratio * 100:.0f} % of the days since the first sample have no data"
+    return None
+
+
 def _too_young(daily: DailyValues) -> str:
     if daily.samples == 1:
         return "there is one sample; growth needs two"
@@ -151,7 +169,7 @@ def _too_young(daily: DailyValues) -> str:
     return f"{daily.samples} samples over {length} say how fast it grew, not what comes next"
 
 
-def _refused(tier: Tier, horizon_days: int, daily: DailyValues | None, reason: str) -> Forecast:
+def _refused(tier: Tier, horizon_days: int, daily: DailyValues | None, reason: str | None) -> Forecast:
     return Forecast(
         tier=tier,
         horizon_days=horizon_days,

@@ -28,4 +28,4 @@ def futures(values: Floats, horizon_days: int, seed: int) -> Floats:
         parts.append(np.cumsum(drawn, axis=1))
     paths = np.concatenate(parts)
     middle = np.median(paths, axis=0)
-    return middle + 1.5 * (paths - middle)
+    return np.asarray(middle + 1.5 * (paths - middle), dtype=np.float64)

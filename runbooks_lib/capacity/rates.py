@@ -30,7 +30,8 @@ class Runaway(NamedTuple):
 
 
 def observed(times: Times, values: Floats) -> Rates | None:
-    """Slowest, whole and fastest rate in `values` (bytes), each over a quarter of the time or more; None below two samples.
+    """Slowest, whole and fastest rate in `values` (bytes), each over a quarter of the time or more; None below two
+    samples.
 
     The quarters overlap; the rate of each is the difference of its ends (interpolated), since a fitted line misreads a
     burst that has just ended.
@@ -48,7 +49,7 @@ def observed(times: Times, values: Floats) -> Rates | None:
 
 
 def flat_now(times: Times, values: Floats) -> bool:
-    """Whether the last quarter of the time measured moved by less than a hundredth of the whole movement (or not at all)."""
+    """Whether the last quarter of the time measured moved by at most a hundredth of the whole movement."""
     seconds, values = _clean(times, values)
     if len(seconds) < 2:
         return False
