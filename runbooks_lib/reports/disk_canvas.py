@@ -73,7 +73,7 @@ def make_canvas(
         length = max(length, 0.5 / 24)
         first, last = -1.03 * length, length
     else:
-        first, last = -max(2.0, min(length, 2.0 * horizon_days)), float(forecast_days(outlook, horizon_days)[-1])
+        first, last = -max(2.0, min(length, 2.0 * horizon_days)), float(max(2, _reach(outlook, horizon_days)))
     seen = (days >= first) & np.isfinite(used)
     lowest = min(float(used[seen].min()) if seen.any() else 0.0, float(np.nan_to_num(outlook.threshold_level)))
     highest = max(
@@ -106,16 +106,27 @@ def _past(history: FilesystemHistory, outlook: Outlook, now: datetime) -> tuple[
     return noon, np.asarray(used, dtype=np.float64), np.asarray(usable, dtype=np.float64)
 
 
+def _reach(outlook: Outlook, horizon_days: int) -> int:
+    forecast = outlook.forecast
+    return horizon_days if forecast is None or forecast.refusal else min(horizon_days, forecast.horizon_days)
+
+
 def _days_from(now: datetime, times: npt.NDArray[np.datetime64]) -> Floats:
     seconds = times.astype("datetime64[s]").astype(np.int64).astype(np.float64)
     return np.asarray((seconds - now.timestamp()) / _SECONDS_PER_DAY, dtype=np.float64)
 
 
-def forecast_days(outlook: Outlook, horizon_days: int) -> npt.NDArray[np.int64]:
-    """Whole days from tomorrow (1) to the end of what the forecast reaches, at least two."""
-    forecast = outlook.forecast
-    reach = horizon_days if forecast is None else min(horizon_days, int(forecast.horizon_days))
-    return np.arange(1, max(2, reach) + 1)
+def future_days(canvas: Canvas) -> tuple[npt.NDArray[np.int64], Floats]:
+    """The forecast's days (1 is the day after the last sample's) and where they stand, in days from now."""
+    forecast = canvas.outlook.forecast
+    if forecast is None or forecast.refusal is not None or forecast.last_day is None:
+        return np.empty(0, dtype=np.int64), np.empty(0)
+    days = np.arange(1, forecast.horizon_days + 1)
+    # From whole days to whole days: the end of the last sample's day is now, unless nothing came today.
+    behind = (canvas.now.date() - forecast.last_day.astype("datetime64[D]").astype(object)).days
+    at = days.astype(np.float64) - behind
+    shown = (at > 0) & (at <= canvas.last)
+    return days[shown], at[shown]
 
 
 def reached(outlook: Outlook) -> list[float]:

@@ -26,9 +26,8 @@ from runbooks_lib.reports.disk_canvas import (
     SOFT,
     TEXT_POINTS,
     Canvas,
-    Floats,
     draw_scales,
-    forecast_days,
+    future_days,
     make_canvas,
     offset_days,
     reached,
@@ -109,22 +108,21 @@ def _gaps(canvas: Canvas) -> None:
 
 def _fan(canvas: Canvas) -> None:
     forecast = canvas.outlook.forecast
-    if forecast is None or forecast.refusal is not None or not len(canvas.days):
+    days, at = future_days(canvas)
+    if forecast is None or not len(days):
         return
-    days = forecast_days(canvas.outlook, canvas.horizon_days)
-    start = float(canvas.used[np.isfinite(canvas.used)][-1])
+    # Not the last value drawn: where clean-ups are a habit, the crests are forecast, since those must fit.
+    start = canvas.level(forecast.last_value)
     ceiling = max(canvas.level(canvas.outlook.usable), start)
-
-    def path(q: float) -> Floats:
-        future = np.asarray(forecast.quantile(q, days), dtype=np.float64) / canvas.unit_size
-        return np.concatenate([[start], np.clip(future, 0.0, ceiling)])
-
-    x = np.concatenate([[0.0], days.astype(np.float64)])
+    quantiles = [0.50, *(q for low, high, _ in _BANDS for q in (low, high))]
+    futures = np.clip(np.asarray(forecast.quantile(quantiles, days)) / canvas.unit_size, 0.0, ceiling)
+    path = {q: np.concatenate([[start], future]) for q, future in zip(quantiles, futures, strict=True)}
+    x = np.concatenate([[0.0], at])
     for low, high, opacity in _BANDS:
-        canvas.axes.fill_between(x, path(low), path(high), color=FUTURE, alpha=opacity, linewidth=0, zorder=2)
+        canvas.axes.fill_between(x, path[low], path[high], color=FUTURE, alpha=opacity, linewidth=0, zorder=2)
     for edge in (0.10, 0.90):
-        canvas.axes.plot(x, path(edge), color=FUTURE, linewidth=0.7, alpha=0.8, zorder=2.5)
-    canvas.axes.plot(x, path(0.50), color=FUTURE, linewidth=2.0, linestyle=(0, (4, 1.6)), zorder=3)
+        canvas.axes.plot(x, path[edge], color=FUTURE, linewidth=0.7, alpha=0.8, zorder=2.5)
+    canvas.axes.plot(x, path[0.50], color=FUTURE, linewidth=2.0, linestyle=(0, (4, 1.6)), zorder=3)
 
 
 def _wedge(canvas: Canvas) -> None:

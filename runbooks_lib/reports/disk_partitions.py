@@ -15,7 +15,6 @@ from runbooks_lib.reports.disk_page import Unsaid
 _RANK = {"crossed": 0, "act": 1, "watch": 2, "cannot tell": 3, "ok": 4}
 _NEEDS_A_PERSON = frozenset({"crossed", "act"})
 _EXAMPLE = "example"
-_CLOCK_TOLERANCE = timedelta(minutes=10)
 _GONE = "Unmounted or renamed? If it is gone for good, the inventory need not list it."
 _UNSEEN = "Is it mounted there, and spelled as `df` spells it?"
 
@@ -69,7 +68,7 @@ def read_host(
 ) -> HostReading:
     """One host's partitions with their outlooks, and what cannot be said about it; `stale` is the age that is told."""
     collection = history.last_collection(entry.name)
-    pasts, left_out = _partitions_of(_pasts(history, entry.name), entry)
+    pasts, left_out = _partitions_of(_pasts(history, entry.name, now), entry)
     newest = max((past.last_time for past in pasts), default=None)
     unsaid = _unsaid_host(entry, collection, pasts, newest, now, stale)
     partitions = []
@@ -107,8 +106,8 @@ def worst_first(partition: Partition) -> tuple[int, bool, date, float, str, str]
     )
 
 
-def _pasts(history: History, instance: str) -> list[FilesystemHistory]:
-    found = (history.filesystem(instance, mountpoint) for _, mountpoint in history.filesystems(instance))
+def _pasts(history: History, instance: str, now: datetime) -> list[FilesystemHistory]:
+    found = (history.filesystem(instance, mountpoint, end=now) for _, mountpoint in history.filesystems(instance))
     return [past for past in found if past is not None and past.samples]
 
 
@@ -158,9 +157,6 @@ def _unsaid_host(
         return [Unsaid(name, "reached, but it named no partition.", "`runbook hosts check` says more.")]
     if all(_EXAMPLE in past.origins for past in pasts):
         return []
-    if newest - now > _CLOCK_TOLERANCE:
-        ahead = words.span(newest - now)
-        return [Unsaid(name, f"its newest numbers lie {ahead} in the future.", "Compare the clocks of both machines.")]
     if now - newest > stale:
         age = words.span(now - newest)
         return [Unsaid(name, f"its newest numbers are {age} old.", "Is the timer of `runbook schedule` running?")]

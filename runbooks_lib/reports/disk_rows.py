@@ -6,11 +6,15 @@ from collections.abc import Iterable
 from datetime import date
 
 import numpy as np
+import numpy.typing as npt
 
-from runbooks_lib.capacity import Outlook
+from runbooks_lib.capacity import Event, Outlook
+from runbooks_lib.capacity.partition import FLOORS
 from runbooks_lib.reports import disk_words as words
 from runbooks_lib.reports.disk_page import Row
 from runbooks_lib.reports.disk_partitions import Partition
+
+_MOST_EVENTS = 6
 
 
 def row(partition: Partition, today: date, horizon_days: int) -> Row:
@@ -21,7 +25,7 @@ def row(partition: Partition, today: date, horizon_days: int) -> Row:
         ("database", expected.database),
         ("inodes", expected.resource == "inodes"),
     )
-    chances = expected.probability_full or {}
+    chances = _chances(expected)
     return Row(
         state=expected.state,
         mountpoint=words.plain(expected.mountpoint),
@@ -30,20 +34,24 @@ def row(partition: Partition, today: date, horizon_days: int) -> Row:
         used=f"{words.percent(partition.used_ratio)} of {words.amount(expected.usable, expected.resource)}",
         threshold=words.percent(expected.threshold_ratio),
         between=_between(expected, today, horizon_days),
-        full_30_days=words.chance(chances.get(30)),
+        full_30_days=chances.get(30, "–"),
         begin_by=_begin_by(expected, today),
         sentence=words.sentence(expected.sentence),
         dates=_dates(expected, today, horizon_days),
-        chances=tuple((f"within {days} days", words.chance(chances[days])) for days in sorted(chances)),
-        notes=tuple(_notes(partition)),
+        chances=tuple((f"within {days} days", chance) for days, chance in chances.items()),
+        notes=tuple(_notes(partition, today)),
     )
 
 
 def _between(expected: Outlook, today: date, horizon_days: int) -> str:
     if expected.state == "crossed":
         return "already past it"
+    if _runs_away(expected):
+        return "within hours, if it goes on"
+    if expected.level_only is not None:
+        return "no forecast"
     if expected.dates is None:
-        return "cannot be said"
+        return "too young to tell" if expected.tier == "hours" and expected.rates is not None else "cannot be said"
     first, _, last = expected.dates
     if first is None:
         return f"not within {horizon_days} days"
@@ -55,12 +63,16 @@ def _between(expected: Outlook, today: date, horizon_days: int) -> str:
 
 
 def _begin_by(expected: Outlook, today: date) -> str:
-    if expected.state == "crossed":
-        return "at once"
+    if expected.state == "crossed" or (expected.state == "act" and (expected.start_by is None or _runs_away(expected))):
+        return "now"
     if expected.start_by is None:
         return "–"
     when = words.day(expected.start_by, today=today)
-    return f"at once (was {when})" if expected.start_by < today else when
+    return f"now (was {when})" if expected.start_by < today else when
+
+
+def _runs_away(expected: Outlook) -> bool:
+    return any(event.kind == "runaway" for event in expected.events)
 
 
 def _dates(expected: Outlook, today: date, horizon_days: int) -> tuple[tuple[str, str], ...]:
@@ -73,19 +85,53 @@ def _dates(expected: Outlook, today: date, horizon_days: int) -> tuple[tuple[str
     )
 
 
-def _notes(partition: Partition) -> Iterable[str]:
+def _chances(expected: Outlook) -> dict[int, str]:
+    """The chance of being full within so many days; `up to` where it is the least that is ever said (`FLOORS`)."""
+    said = {}
+    for within, chance in sorted((expected.probability_full or {}).items()):
+        least = FLOORS.get(within, 0.0)
+        said[within] = f"up to {words.chance(least)}" if chance <= least else words.chance(chance)
+    return said
+
+
+def _notes(partition: Partition, today: date) -> Iterable[str]:
     """What the reader must know to judge the numbers: how long the past is, whence it came, what was odd in it."""
     past, expected = partition.history, partition.outlook
-    days = past.days
-    if len(days):
-        length = int((days[-1] - days[0]) / np.timedelta64(1, "D")) + 1
-        missing = length - len(days)
-        known = f"{words.count(length, 'day')} of history"
-        known += f", {words.count(missing, 'day')} of them without data" if missing else ""
-    else:
-        known = "No day of history"
-    device = f"{words.plain(past.device)}, {words.plain(past.fstype)}"
     origins = words.listing([words.plain(origin) for origin in expected.origins]) or "unknown"
-    yield f"{known} ({origins}); {device}."
+    device = f"{words.plain(past.device)}, {words.plain(past.fstype)}"
+    yield f"{_length(past.days)} of history ({origins}); {device}; {_reserve(expected)}."
     if expected.confidence:
         yield words.sentence(expected.confidence)
+    happened = [_happened(event, expected.resource, today) for event in expected.events]
+    told = [text for text in happened if text][-_MOST_EVENTS:]
+    if told:
+        yield f"In that time: {'; '.join(told)}."
+
+
+def _length(days: npt.NDArray[np.datetime64]) -> str:
+    if not len(days):
+        return "No day"
+    length = int((days[-1] - days[0]) / np.timedelta64(1, "D")) + 1
+    missing = length - len(days)
+    return words.count(length, "day") + (f", {missing} of them without data," if missing else "")
+
+
+def _reserve(expected: Outlook) -> str:
+    if expected.resource == "inodes":
+        return f"{words.amount(expected.size, 'inodes')} in all"
+    kept = expected.size - expected.usable
+    reserve = f", of which {words.amount(kept)} are kept for root" if kept > 0 else ""
+    return f"{words.amount(expected.size)} in all{reserve}"
+
+
+def _happened(event: Event, resource: str, today: date) -> str:
+    when = words.day(event.day, today=today)
+    if event.kind == "resize":
+        return f"resized on {when} from {words.amount(event.before, resource)} to {words.amount(event.after, resource)}"
+    if event.kind == "gap" and event.until is not None:
+        return f"no data from {when} to {words.day(event.until, today=today)}"
+    if event.kind == "step":
+        return f"a step of {words.amount(event.change, resource)} on {when}"
+    if event.kind == "reset":
+        return f"emptied or made anew on {when}"
+    return ""

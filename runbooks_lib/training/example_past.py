@@ -41,32 +41,35 @@ class Temper:
 
 
 def _smooth(age: Floats, random: np.random.Generator) -> Floats:
-    """A database that grows a little every day and a little faster than last year."""
-    years = (365.0 - age) / 365.0
-    return np.asarray(262.0 + 118.0 * years + 26.0 * years**2 + random.normal(0.0, 0.35, age.shape))
+    """A database that grows a little every day, more in some weeks than in others."""
+    weekly = random.gamma(2.0, 0.5, 60)
+    daily_gib = 0.22 + 0.30 * (365.0 - age) / 365.0
+    grown = np.cumsum(daily_gib * weekly[(age / 7.0).astype(int)] * -np.diff(age, prepend=age[0] + 0.25))
+    return np.asarray(404.5 - grown[-1] + grown)
 
 
 def _bursty(age: Floats, random: np.random.Generator) -> Floats:
-    """Logs that pile up for nine days, are cleaned up, and pile up a little higher in bursts."""
-    cycle = np.mod(365.0 - age, 9.0) / 9.0
-    bursts = np.maximum.accumulate(np.cumsum(random.exponential(0.03, age.shape) * (random.random(age.shape) < 0.04)))
-    return np.asarray(58.0 + 26.0 * (365.0 - age) / 365.0 + 44.0 * cycle + 2.0 * bursts)
+    """Logs that pile up for nine days and are cleaned up, each time to another height, slowly higher."""
+    done = 365.0 - age
+    cycle = np.floor(done / 9.0).astype(int)
+    peaks = 46.0 + 9.0 * random.random(60)
+    return np.asarray(62.0 + 38.0 * done / 365.0 + peaks[cycle] * np.mod(done, 9.0) / 9.0)
 
 
 def _resized(age: Floats, random: np.random.Generator) -> Floats:
     """Home directories that nearly filled their disk, until the disk was made larger."""
-    steps = np.floor((365.0 - age) / 7.0) * 0.55
-    return np.asarray(142.0 + steps + random.normal(0.0, 0.25, age.shape))
+    added = random.exponential(0.07, age.shape) * -np.diff(age, prepend=age[0] + 0.25)
+    return np.asarray(142.0 + np.cumsum(added))
 
 
 def _young(age: Floats, random: np.random.Generator) -> Floats:
-    """A disk that was mounted this morning and is being copied to: too young to tell."""
-    return np.asarray(3.0 + np.cumsum(random.exponential(0.9, age.shape)))
+    """A disk that was mounted half a day ago and is being copied to: too young to tell."""
+    return np.asarray(3.0 + np.cumsum(random.exponential(0.25, age.shape)))
 
 
 TEMPERS: tuple[Temper, ...] = (
     Temper("/example/db", "smooth", 365, 480, _smooth),
-    Temper("/example/log", "bursty with clean-ups", 365, 230, _bursty),
+    Temper("/example/log", "bursty with clean-ups", 365, 195, _bursty),
     Temper("/example/home", "resized once", 365, 320, _resized, size_before_gib=200, resized_days_ago=75),
     Temper("/example/new", "too young to tell", 0.5, 500, _young),
 )
