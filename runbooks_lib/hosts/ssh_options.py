@@ -16,6 +16,7 @@ from runbooks_lib.hosts.ssh_config_file import home_directory
 _DEFAULT_IDENTITIES = ("id_rsa", "id_ecdsa", "id_ecdsa_sk", "id_ed25519", "id_ed25519_sk")
 # ssh.c, DEFAULT_CLIENT_PERCENT_EXPAND_ARGS. %C is left out on purpose: what it hashes differs between versions.
 _TOKEN = re.compile(r"%(.)")
+_ADDRESS = re.compile(r"(?:[^@]+@)?[0-9A-Fa-f:.]+(?:%\w+)?")
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
 
 
@@ -126,7 +127,8 @@ def from_options(ssh_name: str, options: Mapping[str, list[str]], config_file: s
         return expand_path(ssh_name, value, tokens)
 
     def paths(keyword: str) -> tuple[str, ...]:
-        return tuple(path(value) for value in options.get(keyword, ()) if value.lower() != "none")
+        found = (path(value) for value in options.get(keyword, ()) if value.lower() != "none")
+        return tuple(dict.fromkeys(found))
 
     jump, command = first("proxyjump"), first("proxycommand")
     identity_files = paths("identityfile")
@@ -208,10 +210,10 @@ def _parse_hop(ssh_name: str, text: str) -> JumpHop:
     match = re.fullmatch(
         r"(?:ssh://)?(?:(?P<user>.+)@)?(?:\[(?P<v6>[^\]]+)\]|(?P<host>[^:@\[\]]+))(?::(?P<port>\d{1,5}))?/?", text
     )
-    bare_v6 = match is None and re.fullmatch(r"(?:(?P<user>[^@]+)@)?(?P<host>[0-9A-Fa-f:.]+(?:%\w+)?)", text)
-    if bare_v6:
-        return JumpHop(bare_v6["host"], bare_v6["user"])
-    if match is None:
+    if match is None and text.count(":") > 1 and _ADDRESS.fullmatch(text):
+        user, _, host = text.rpartition("@")
+        return JumpHop(host, user or None)
+    if match is None or int(match["port"] or 1) not in range(1, 65536):
         raise SettingsRefused(
             ssh_name,
             f"the ProxyJump hop {text[:80]!r} is not [user@]host[:port]",

@@ -88,6 +88,10 @@ def read_options(ssh_name: str, config_file: str | None, *, user: str | None, po
         if keyword not in _HONOURED and keyword not in _HARMLESS:
             place = next((line.place for line in lines if line.keyword == keyword), "the SSH configuration")
             raise _refused(ssh_name, place, f"{keyword} is not supported without the OpenSSH client")
+    if {"proxyjump", "proxycommand"} <= found_options.keys():
+        # The first of the two wins for ssh; paramiko does not tell which it was.
+        place = next(line.place for line in lines if line.keyword in ("proxyjump", "proxycommand"))
+        raise _refused(ssh_name, place, "both ProxyJump and ProxyCommand apply to this host")
     return _complete(host, dict(found_options), user or local_user or None, port)
 
 
