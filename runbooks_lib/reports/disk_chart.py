@@ -208,7 +208,7 @@ def _threshold_dates(canvas: Canvas) -> None:
     y, height = canvas.level(canvas.outlook.threshold_level), canvas.top - canvas.bottom
     end = passed[-1] if len(passed) == 3 else canvas.last
     canvas.axes.plot([passed[0], end], [y, y], color=LIMIT, linewidth=3.2, solid_capstyle="butt", zorder=5)
-    label_x = _apart(passed, 0.085 * (canvas.last - canvas.first), canvas.last)
+    label_x = _apart(passed, 0.1 * (canvas.last - canvas.first), canvas.last)
     label_y = canvas.top - 0.105 * height
     for x, at, marker, percent in zip(passed, label_x, "oDo", ("10 %", "50 %", "90 %"), strict=False):
         canvas.axes.plot([x, x, at], [y, label_y - 0.045 * height, label_y - 0.01 * height], color=LIMIT, linewidth=0.7)
@@ -234,7 +234,9 @@ def _today_and_beginning(canvas: Canvas) -> None:
     roof = canvas.bottom + (canvas.level(canvas.ceiling) - canvas.bottom) * 1.03  # the strip above belongs to the dates
     axes.plot([0, 0], [canvas.bottom, roof], color=SOFT, linewidth=0.9, zorder=1.5)
     begin = canvas.outlook.start_by
-    y = canvas.bottom + 0.045 * height
+    # At the foot, unless the history itself runs there.
+    low = len(canvas.used) and canvas.used[-1] < canvas.bottom + 0.22 * height
+    y = canvas.bottom + (0.3 if low else 0.045) * height
     pad = 0.008 * (canvas.last - canvas.first)
     if canvas.hours_only:
         canvas.text(-pad, y, f"now {canvas.now:%H:%M} UTC", ha="right", color=SOFT)

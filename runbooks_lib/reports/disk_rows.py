@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import date
+from datetime import date, timedelta
 
 import numpy as np
-import numpy.typing as npt
 
 from runbooks_lib.capacity import Event, Outlook
 from runbooks_lib.capacity.partition import FLOORS
+from runbooks_lib.history import FilesystemHistory
 from runbooks_lib.reports import disk_words as words
 from runbooks_lib.reports.disk_page import Row
 from runbooks_lib.reports.disk_partitions import Partition
@@ -76,11 +76,11 @@ def _runs_away(expected: Outlook) -> bool:
 
 
 def _dates(expected: Outlook, today: date, horizon_days: int) -> tuple[tuple[str, str], ...]:
-    if expected.dates is None or expected.state == "crossed":
+    if expected.dates is None or expected.state == "crossed" or expected.dates[0] is None:
         return ()
-    later = f"after {horizon_days} days"
+    later = f"not within {horizon_days} days"
     return tuple(
-        (f"{percent} by", later if when is None else words.day(when, today=today))
+        (percent, later if when is None else f"by {words.day(when, today=today)}")
         for percent, when in zip(("10 %", "50 %", "90 %"), expected.dates, strict=True)
     )
 
@@ -99,7 +99,7 @@ def _notes(partition: Partition, today: date) -> Iterable[str]:
     past, expected = partition.history, partition.outlook
     origins = words.listing([words.plain(origin) for origin in expected.origins]) or "unknown"
     device = f"{words.plain(past.device)}, {words.plain(past.fstype)}"
-    yield f"{_length(past.days)} of history ({origins}); {device}; {_reserve(expected)}."
+    yield f"{_length(past)} of history ({origins}); {device}; {_reserve(expected)}."
     if expected.confidence:
         yield words.sentence(expected.confidence)
     happened = [_happened(event, expected.resource, today) for event in expected.events]
@@ -108,9 +108,12 @@ def _notes(partition: Partition, today: date) -> Iterable[str]:
         yield f"In that time: {'; '.join(told)}."
 
 
-def _length(days: npt.NDArray[np.datetime64]) -> str:
+def _length(past: FilesystemHistory) -> str:
+    days, times = past.days, past.recent.times
     if not len(days):
-        return "No day"
+        return "Nothing"
+    if len(days) <= 2 and len(times):
+        return words.span(timedelta(seconds=int((times[-1] - times[0]) / np.timedelta64(1, "s"))))
     length = int((days[-1] - days[0]) / np.timedelta64(1, "D")) + 1
     missing = length - len(days)
     return words.count(length, "day") + (f", {missing} of them without data," if missing else "")

@@ -71,7 +71,7 @@ TEMPERS: tuple[Temper, ...] = (
     Temper("/example/db", "smooth", 365, 480, _smooth),
     Temper("/example/log", "bursty with clean-ups", 365, 195, _bursty),
     Temper("/example/home", "resized once", 365, 320, _resized, size_before_gib=200, resized_days_ago=75),
-    Temper("/example/new", "too young to tell", 0.5, 500, _young),
+    Temper("/example/new", "too young to tell", 0.5, 80, _young),
 )
 
 

@@ -17,7 +17,7 @@ ROW = Row(
     full_30_days="42 %",
     begin_by="2 December",
     sentence="`/srv/db` on tc-db-01 will pass 90 % between 9 and 31 December (80 %); begin by 2 December",
-    dates=(("10 % by", "9 December"), ("50 % by", "20 December"), ("90 % by", "31 December")),
+    dates=(("10 %", "by 9 December"), ("50 %", "by 20 December"), ("90 %", "by 31 December")),
     chances=(("within 7 days", "4 %"), ("within 30 days", "42 %")),
     notes=("365 days of history (collected); /dev/sdb1, ext4.",),
 )
