@@ -1,9 +1,9 @@
 """The SSH configuration without OpenSSH: paramiko's parser, fenced in.
 
 paramiko's `SSHConfig` ignores Include (paramiko#1044), takes `Match tagged` and `Match localnetwork` for matching, runs
-over every block twice, knows few tokens and keeps what it does not understand. So the text is read first, and whatever
-it would not read as ssh does is refused with its file and line. What is left - Host blocks, `Match all | originalhost |
-localuser`, the options below - comes out the same as from `ssh -G` (the tests compare them).
+over every block twice, expands few tokens and those wrongly, and keeps what it does not understand. So the text is read
+first, and whatever it would not read as ssh does is refused with its file and line. What is left - Host blocks,
+`Match all | originalhost | localuser`, the options below - comes out the same as from `ssh -G` (the tests compare them).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import os
 import pwd
 import re
 from pathlib import Path
+from typing import ClassVar
 
 import paramiko
 
@@ -55,7 +56,14 @@ _HARMLESS = frozenset(
 )
 _ONE_PATH = frozenset({"identityfile", "certificatefile", "identityagent", "revokedhostkeys"})
 _MATCH_WITHOUT = frozenset({"originalhost", "localuser"})
+_TOKENS = {"hostname": {"%h"}, "proxyjump": set(), "user": set()}  # what may stand in them here
 _FIRST_ONLY = "certificatefile"  # ssh collects all of them, paramiko keeps the first
+
+
+class _Unexpanded(paramiko.SSHConfig):  # type: ignore[misc]
+    """Values as they are written: paramiko knows few tokens and expands %h before it knows the host name."""
+
+    TOKENS_BY_CONFIG_KEY: ClassVar[dict[str, list[str]]] = {}
 
 
 def read_options(ssh_name: str, config_file: str | None, *, user: str | None, port: int | None) -> dict[str, list[str]]:
@@ -63,7 +71,7 @@ def read_options(ssh_name: str, config_file: str | None, *, user: str | None, po
 
     Raises SettingsRefused, with file and line, for anything that paramiko's parser would not read as ssh does.
     """
-    config = paramiko.SSHConfig()
+    config = _Unexpanded()
     lines: list[ConfigLine] = []
     for path in top_files(config_file):
         if not Path(path).exists() and config_file is None:
@@ -75,8 +83,13 @@ def read_options(ssh_name: str, config_file: str | None, *, user: str | None, po
             raise _refused(ssh_name, path, f"the SSH configuration cannot be read: {error.strerror}") from error
         except UsageError as error:
             raise _refused(ssh_name, error.where, error.what) from error
+        commands = 0
         for line in found:
             _refuse_unfaithful(ssh_name, line, of_system=path == SYSTEM_CONFIG)
+            # paramiko lets a later `ProxyCommand none` of the same block win; ssh takes the first.
+            commands = 0 if line.keyword in ("host", "match") else commands + (line.keyword == "proxycommand")
+            if commands > 1:
+                raise _refused(ssh_name, line.place, "a second ProxyCommand in one block")
         lines += found
         try:
             config.parse(io.StringIO(text))
@@ -113,6 +126,7 @@ def _complete(
     for keyword, value in found.items():
         if keyword in _HONOURED:
             options[keyword] = list(value) if isinstance(value, list) else ["none" if value is None else value]
+    options["hostname"] = [options["hostname"][0].replace("%h", host)]
     if user is not None:
         options["user"] = [user]
     if port is not None:
@@ -149,21 +163,8 @@ def _unfaithful(line: ConfigLine, *, of_system: bool) -> str:
     if keyword == _FIRST_ONLY:
         return "CertificateFile is not collected as ssh does it"
     tokens = set(re.findall(r"%.", line.value))
-    known = {
-        "hostname": {"%h"},
-        "identityfile": {"%d", "%h", "%u", "%r"},
-        "proxyjump": set(),
-        "proxycommand": {"%h", "%p", "%r"},
-    }
-    if keyword in known and tokens - known[keyword]:
-        return f"the token {sorted(tokens - known[keyword])[0]} is read differently"
-    if keyword == "user" and tokens:
-        return "a token in User is read differently"
-    if (
-        keyword in ("identityfile", "proxycommand")
-        and "~" in line.value.strip('"')[1 if keyword == "identityfile" else 0 :]
-    ):
-        return "a ~ that does not begin the value is read differently"
+    if keyword in _TOKENS and tokens - _TOKENS[keyword]:
+        return f"the token {min(tokens - _TOKENS[keyword])} is not read as ssh reads it"
     if keyword == "canonicalizehostname" and arguments[0].lower() not in ("no", "false"):
         return "host names are not made canonical without the OpenSSH client"
     return ""

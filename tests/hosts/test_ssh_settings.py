@@ -160,8 +160,8 @@ def test_a_name_that_could_be_an_option_or_a_command_is_refused(
         ('UserKnownHostsFile "/a b" /c', "quotes"),
         ("HostName %n.example.com", "token"),
         ("User %u", "token"),
-        ("ProxyCommand ssh -W %h:%p ~/x", "~"),
-        ("IdentityFile /keys/%C", "token"),
+        ("ProxyJump %h.gate", "token"),
+        ("IdentityFile /keys/%C", "%C"),
         ("Host [ab]", "pattern"),
         ('Host "db', "quote"),
         ("HostName", "missing"),
@@ -173,7 +173,7 @@ def test_without_ssh_what_is_not_supported_is_refused_with_its_line(tmp_path: Pa
     with pytest.raises(SettingsRefused) as raised:
         resolve("db", config_file=config)
     assert why.lower() in str(raised.value).lower()
-    assert f"{config}:4" in str(raised.value) or "cannot be done here" in str(raised.value)
+    assert f"{config}:4" in str(raised.value) or why in ("knownhostscommand", "bindinterface", "proxyusefdpass", "%C")
 
 
 @pytest.mark.usefixtures("no_ssh")
@@ -466,7 +466,7 @@ _BLOCK = st.tuples(
 
 
 @pytest.mark.lab
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(before=st.lists(_SETTING, max_size=2), blocks=st.lists(_BLOCK, max_size=4), name=_NAMES)
 def test_without_ssh_the_answer_is_the_same_or_a_refusal(
     tmp_path: Path, before: list[str], blocks: list[str], name: str
@@ -487,7 +487,7 @@ def test_without_ssh_the_answer_is_the_same_or_a_refusal(
     try:
         options = read_options(name, str(config), user=None, port=None)
     except SettingsRefused as error:
-        if "both ProxyJump and ProxyCommand" in str(error):
+        if "both ProxyJump and ProxyCommand" in str(error) or "second ProxyCommand" in str(error):
             return
         raise
     assert comparable(from_options(name, options)) == theirs
