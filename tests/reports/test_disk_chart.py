@@ -2,7 +2,8 @@
 
 import io
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
 
 import numpy as np
 import numpy.typing as npt
@@ -71,7 +72,7 @@ def _gaps(count: int) -> npt.NDArray[np.bool_]:
 
 
 RANDOM = np.random.default_rng(5)
-STEADY = 280 + np.cumsum(RANDOM.gamma(2.0, 0.16, 300))
+STEADY = 275 + np.cumsum(RANDOM.gamma(2.0, 0.21, 300))
 TEMPERS: dict[str, Callable[[], FilesystemHistory]] = {
     "steady": lambda: a_past(STEADY),
     "over the threshold": lambda: a_past(np.linspace(300, 470, 300)),
@@ -143,16 +144,19 @@ def test_the_same_numbers_give_the_same_picture() -> None:
 
 
 def test_the_alternative_text_says_what_the_picture_says() -> None:
-    past = a_past(STEADY)
-    expected = expected_of(past)
-    assert expected.dates is not None
-    assert None not in expected.dates
-    text = alternative_text(past, expected, now=NOW)
-    assert text.startswith(
-        "Chart of bytes used on /srv/db on tc-db-01. From 28 January to today it went from 280 GiB to "
+    past = a_past(np.linspace(276, 402, 300))
+    expected = replace(
+        expected_of(past),
+        days_to_threshold=(16.0, 27.0, 38.0),
+        dates=(date(2026, 12, 9), date(2026, 12, 20), date(2027, 1, 3)),
+        start_by=date(2026, 12, 2),
     )
-    assert "passes the threshold of 90 % (428 GiB): 10 % of the futures by " in text
-    assert text.endswith("December.")
+    assert alternative_text(past, expected, now=NOW) == (
+        "Chart of bytes used on /srv/db on tc-db-01. From 28 January to today it went from 276 GiB to 402 GiB of"
+        " 475 GiB usable. The fan of the forecast passes the threshold of 90 % (428 GiB): 10 % of the futures by 9 December,"
+        " 50 % of the futures by 20 December, 90 % of the futures by 3 January 2027."
+        " A dotted line marks the day to begin by: 2 December."
+    )
 
 
 def test_the_alternative_text_names_example_data() -> None:
