@@ -1,0 +1,401 @@
+"""The embedded history: one SQLite file that a timer writes while a notebook reads."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+import time as clock
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+
+from runbooks_lib.errors import UsageError
+from runbooks_lib.facts.samples import Sample
+from runbooks_lib.history import compaction, database, names, partitions, writing
+from runbooks_lib.history.buckets import ascending
+from runbooks_lib.history.database import open_reader, open_writer, told, transaction
+from runbooks_lib.history.model import (
+    AVAIL_BYTES,
+    COLLECTED,
+    DAY_SECONDS,
+    FILES,
+    FREE_BYTES,
+    SIZE_BYTES,
+    USED_BYTES,
+    USED_FILES,
+    Collection,
+    FilesystemHistory,
+    Floats,
+    HistoryDamaged,
+    Ints,
+    Series,
+    from_seconds,
+    merge_origins,
+    to_seconds,
+    to_times,
+)
+from runbooks_lib.history.packing import NO_BUCKETS, Buckets, Unreadable
+from runbooks_lib.history.reading import Known, Reader
+from runbooks_lib.history.tiers import Keep
+
+LOCK_TIMEOUT_SECONDS = 10.0
+# A clock may be this much ahead of ours before its samples count as coming from the future: they are kept, and not read
+# before their time unless asked for.
+_FUTURE_SECONDS = 3600
+_FUTURE_IMPORT_SECONDS = DAY_SECONDS
+
+
+class SqliteHistory:
+    """The history in one file. Threads may share it; a file is made at the first write, never by reading.
+
+    What a storing method has returned from is kept: through `kill -9` at any moment, and through a power failure as far as
+    the disk keeps what it acknowledged. Samples are kept for `raw_days`, hours for `hourly_days`, days for ever. Every method
+    raises HistoryError (Missing, Locked, Damaged, TooNew), whose text names the file and says what is true now.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        raw_days: int = 14,
+        hourly_days: int = 365,
+        lock_timeout_seconds: float = LOCK_TIMEOUT_SECONDS,
+    ) -> None:
+        self.path = Path(path)
+        self._keep = Keep(raw_days, hourly_days)
+        self._timeout = lock_timeout_seconds
+        self._lock = threading.RLock()
+        self._writer: writing.Writer | None = None
+        self._reader: Reader | None = None
+        self._file: tuple[int, int, int] | None = None
+        self._inherited: list[object] = []
+
+    # -- writing -------------------------------------------------------------------------------------------------------
+
+    def store_snapshot(self, instance: str, time: datetime, samples: Iterable[Sample]) -> None:
+        """Keep what a host said at one time, whole or not at all, and that its collection went well.
+
+        All samples are stored under `time` (to the second). Storing the same second again joins the two; where both have a
+        value, the later stored one holds. A time before what is stored already (a clock that went back) is as good as any
+        other. One in the future is kept and read once it has come.
+        """
+        values, second = names.values_by_key(samples), to_seconds(time)
+        with self._writing(f"the snapshot of {instance} was not stored") as writer:
+            writer.store_snapshot(instance, second, values)
+
+    def record_failure(self, instance: str, time: datetime, state: str, message: str) -> None:
+        """Keep that a host was not read: `state` is the HostError's kind, `message` what it said."""
+        second = to_seconds(time)
+        with self._writing(f"that {instance} was not read ({state}) was not stored") as writer:
+            writer.record_failure(instance, second, state, message)
+
+    def import_samples(
+        self, samples: Iterable[Sample], *, origin: str, instance: str | None = None, now: datetime | None = None
+    ) -> writing.Imported:
+        """Bring in samples from elsewhere, all of them or none; again is harmless. `origin` says from where, for ever:
+        "example", "imported from x.csv". Without `instance` each sample's label `instance` names its host.
+
+        Raises UsageError for samples without a host, and for times later than a day from now.
+        """
+        rows = (
+            (
+                instance or _instance_of(sample),
+                names.key(sample.name, sample.labels),
+                to_seconds(sample.time),
+                sample.value,
+            )
+            for sample in samples
+        )
+        return self.import_arrays(writing.arrays_of(rows), origin=origin, now=now)
+
+    def import_series(self, series: Iterable[Series], *, origin: str, now: datetime | None = None) -> writing.Imported:
+        """The same for whole series, whose labels name their `instance`."""
+        per_instance: dict[str, dict[str, tuple[Ints, Floats]]] = {}
+        for one in series:
+            arrays = per_instance.setdefault(one.labels.get(names.INSTANCE, ""), {})
+            seconds = np.asarray(one.times).astype("datetime64[s]").astype(np.int64)
+            text = names.key(one.name, one.labels)
+            times, values = arrays.get(text, (seconds[:0], np.empty(0)))
+            arrays[text] = ascending(
+                np.concatenate([times, seconds]), np.concatenate([values, np.asarray(one.values, dtype=np.float64)])
+            )
+        return self.import_arrays(per_instance, origin=origin, now=now)
+
+    def import_arrays(
+        self, per_instance: Mapping[str, writing.Arrays], *, origin: str, now: datetime | None = None
+    ) -> writing.Imported:
+        """The same for arrays by host and key (`names.key`): times in seconds, ascending, and values."""
+        names.check_name(origin, "an origin")
+        if origin == COLLECTED:
+            raise UsageError(
+                "what is imported was not collected", next='name its origin, such as "imported from x.csv"'
+            )
+        at = to_seconds(now) if now is not None else int(clock.time())
+        latest = max(
+            (int(times[-1]) for arrays in per_instance.values() for times, _ in arrays.values() if len(times)),
+            default=0,
+        )
+        if latest > at + _FUTURE_IMPORT_SECONDS:
+            raise UsageError(
+                f"{origin}: a sample of {from_seconds(latest).isoformat()}, which is in the future",
+                true_now="nothing was imported",
+                next="are its times seconds since 1970 and not milliseconds, and is this machine's clock right?",
+            )
+        with self._writing(f"{origin}: nothing was imported") as writer:
+            return writer.import_arrays(per_instance, origin, now=at)
+
+    def compact(self, now: datetime | None = None) -> compaction.Compacted:
+        """Put finished days into blocks and drop what is too old. Cheap when there is nothing to do; may be stopped or
+        killed anywhere, and called as often as one likes."""
+        at = to_seconds(now) if now is not None else int(clock.time())
+        with self._writing("finished days were not compacted") as writer:
+            return compaction.compact(writer, keep=self._keep, now=at)
+
+    # -- reading -------------------------------------------------------------------------------------------------------
+
+    def series(
+        self,
+        name: str,
+        labels: Mapping[str, str] = {},
+        *,
+        start: datetime | None = None,
+        end: datetime | None = None,
+    ) -> list[Series]:
+        """Every series of that metric whose labels include the given ones, start <= time <= end, where it has values.
+
+        Samples as they came where they are still kept; before that the last value of each hour, then of each day, at its
+        own time.
+        """
+        begin, until = 0 if start is None else to_seconds(start), _until(end)
+        rest = {label: value for label, value in labels.items() if label != names.INSTANCE}
+        found: list[Series] = []
+        with self._reading() as reader:
+            for instance, number in reader.instances().items():
+                if labels.get(names.INSTANCE, instance) != instance:
+                    continue
+                for known in reader.catalog(number):
+                    if known.name != name or not rest.items() <= known.labels.items():
+                        continue
+                    times, values = reader.finest(number, known.id, begin, until)
+                    if not len(times):
+                        continue
+                    origins = merge_origins(reader.origins_with_head(number, known.id, begin, until))
+                    found.append(Series(name, {"instance": instance, **known.labels}, to_times(times), values, origins))
+        return found
+
+    def filesystems(self, instance: str | None = None) -> list[tuple[str, str]]:
+        """Sorted (instance, mount point) of every partition that was ever seen."""
+        found: set[tuple[str, str]] = set()
+        with self._reading() as reader:
+            for name, number in reader.instances().items():
+                if instance in (None, name):
+                    found.update(
+                        (name, known.labels["mountpoint"])
+                        for known in reader.catalog(number)
+                        if known.name in (USED_BYTES, USED_FILES) and "mountpoint" in known.labels
+                    )
+        return sorted(found)
+
+    def filesystem(
+        self, instance: str, mountpoint: str, *, end: datetime | None = None, days: int = 400
+    ) -> FilesystemHistory | None:
+        """One partition's past over the last `days` days before `end`, or None when there is none."""
+        until = _until(end)
+        begin = max(0, until - days * DAY_SECONDS)
+        with self._reading() as reader:
+            number = reader.instances().get(instance)
+            if number is None:
+                return None
+            devices: dict[tuple[str, str], dict[str, Known]] = {}
+            for known in reader.catalog(number):
+                if known.labels.get("mountpoint") == mountpoint:
+                    device = known.labels.get("device", ""), known.labels.get("fstype", "")
+                    devices.setdefault(device, {})[known.name] = known
+            pasts = [
+                _device_past(reader, number, *device, by_name, begin, until) for device, by_name in devices.items()
+            ]
+            origins = merge_origins(
+                [
+                    found
+                    for by_name in devices.values()
+                    for name in (USED_BYTES, USED_FILES)
+                    if name in by_name
+                    for found in reader.origins_with_head(number, by_name[name].id, begin, until)
+                ]
+            )
+        return partitions.assemble(instance, mountpoint, pasts, origins)
+
+    def instances(self) -> list[str]:
+        """Sorted names of every host that was stored, imported or not reached."""
+        with self._reading() as reader:
+            return list(reader.instances())
+
+    def last_collection(self, instance: str) -> Collection | None:
+        """The attempt that was stored last, whatever the clock said then; None for a host that was never tried."""
+        with self._reading() as reader:
+            row = reader.connection.execute(
+                "SELECT last_time, last_state, last_message FROM instance WHERE name = ?", (instance,)
+            ).fetchone()
+        return None if row is None or row[0] is None else Collection(from_seconds(row[0]), row[1], row[2])
+
+    # -- the file ------------------------------------------------------------------------------------------------------
+
+    def check(self) -> list[str]:
+        """SQLite's integrity check over the whole file; an empty list when nothing is wrong."""
+        with self._reading() as reader:
+            return database.integrity(reader.connection)
+
+    def backup(self, target: str | os.PathLike[str]) -> None:
+        """A consistent copy of the history, even while it is written. Raises UsageError when `target` exists."""
+        path = Path(target)
+        with self._reading() as reader, told(path, "the copy was not made"):
+            try:
+                os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+            except FileExistsError as error:
+                raise UsageError("there is a file of that name already", where=str(path)) from error
+            try:
+                reader.connection.execute(
+                    "COMMIT"
+                )  # a copy inside a transaction of its own source would wait for itself
+                copy = sqlite3.connect(path)
+                try:
+                    reader.connection.backup(copy)
+                finally:
+                    copy.close()
+                reader.connection.execute("BEGIN")
+            except BaseException:
+                path.unlink(missing_ok=True)
+                raise
+
+    def close(self) -> None:
+        """Let go of the file. Any later call opens it again."""
+        with self._lock:
+            for opened in (self._reader, self._writer):
+                if opened is not None and self._is_ours():
+                    with suppress(sqlite3.Error):
+                        opened.connection.close()
+            self._reader = self._writer = self._file = None
+
+    def __enter__(self) -> SqliteHistory:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- parts ---------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _writing(self, what: str) -> Iterator[writing.Writer]:
+        with self._lock, self._told(what):
+            self._still_the_same_file()
+            if self._writer is None:
+                self._writer = writing.Writer(open_writer(self.path, timeout_seconds=self._timeout), self._keep)
+                self._remember_file()
+            yield self._writer
+
+    @contextmanager
+    def _reading(self) -> Iterator[Reader]:
+        with self._lock, self._told("the history could not be read"):
+            self._still_the_same_file()
+            if self._reader is None:
+                self._reader = Reader(open_reader(self.path, timeout_seconds=self._timeout))
+                self._remember_file()
+            # One transaction around it all: compaction moves samples between tables, and none may be seen twice or missed.
+            with transaction(self._reader.connection, writing=False):
+                self._reader.begin()
+                yield self._reader
+
+    @contextmanager
+    def _told(self, what: str) -> Iterator[None]:
+        try:
+            with told(self.path, what):
+                yield
+        except Unreadable as error:
+            raise HistoryDamaged(
+                f"the history is damaged ({error})",
+                where=str(self.path),
+                true_now="the file was not altered",
+                next=database.MOVE_ASIDE,
+            ) from error
+
+    def _still_the_same_file(self) -> None:
+        """A file that was moved away or put in place of ours must not be written by its old name; nor may a process that
+        was forked use its parent's connections (sqlite.org/howtocorrupt.html, 2.6)."""
+        if self._file is None:
+            return
+        if not self._is_ours():
+            self._inherited += [self._reader, self._writer]  # closing them here would drop the parent's locks
+            self._reader = self._writer = self._file = None
+        elif self._identity() != self._file:
+            self.close()
+
+    def _is_ours(self) -> bool:
+        return self._file is not None and self._file[2] == os.getpid()
+
+    def _remember_file(self) -> None:
+        self._file = self._identity()
+
+    def _identity(self) -> tuple[int, int, int] | None:
+        try:
+            status = self.path.stat()
+        except FileNotFoundError:
+            return None
+        return status.st_dev, status.st_ino, os.getpid()
+
+
+def _until(end: datetime | None) -> int:
+    return int(clock.time()) + _FUTURE_SECONDS if end is None else to_seconds(end)
+
+
+def _instance_of(sample: Sample) -> str:
+    instance = sample.labels.get(names.INSTANCE)
+    if not instance:
+        raise UsageError(
+            f"a sample without a host: {sample.name}{dict(sample.labels)}",
+            true_now="nothing was imported",
+            next="name the host, or give each sample the label `instance`",
+        )
+    return instance
+
+
+def _device_past(
+    reader: Reader, instance: int, device: str, fstype: str, by_name: Mapping[str, Known], begin: int, until: int
+) -> partitions.DevicePast:
+    def daily(name: str) -> Buckets:
+        known = by_name.get(name)
+        return NO_BUCKETS if known is None else reader.daily(instance, known.id, begin, until)
+
+    used, inodes = daily(USED_BYTES), daily(USED_FILES)
+    size, free, avail, files = daily(SIZE_BYTES), daily(FREE_BYTES), daily(AVAIL_BYTES), daily(FILES)
+    days = np.union1d(used.start, inodes.start)
+    last_time, count = np.zeros(len(days), dtype=np.int64), np.zeros(len(days), dtype=np.int64)
+    for buckets in (inodes, used):
+        at = np.searchsorted(days, buckets.start)
+        last_time[at] = np.maximum(last_time[at], buckets.last_time)
+        count[at] = np.maximum(count[at], buckets.count)
+    recent = by_name.get(USED_BYTES)
+    recent_begin = max(begin, until - partitions.RECENT_DAYS * DAY_SECONDS)
+    times, values = (
+        (np.empty(0, dtype=np.int64), np.empty(0))
+        if recent is None
+        else reader.finest(instance, recent.id, recent_begin, until)
+    )
+    last_free, last_avail = (partitions.on_days(days, one.start, one.last) for one in (free, avail))
+    return partitions.DevicePast(
+        device,
+        fstype,
+        days,
+        last_time,
+        count,
+        partitions.on_days(days, used.start, used.maximum),
+        partitions.on_days(days, size.start, size.last),
+        last_free - last_avail,
+        partitions.on_days(days, inodes.start, inodes.maximum),
+        partitions.on_days(days, files.start, files.last),
+        times,
+        values,
+    )

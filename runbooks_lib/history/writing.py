@@ -1,0 +1,248 @@
+"""Writing into an open history file: snapshots, failures, imports. Each call is one transaction."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+
+from runbooks_lib.history import head, names, tiers
+from runbooks_lib.history.buckets import ascending
+from runbooks_lib.history.database import transaction
+from runbooks_lib.history.model import COLLECTED, Floats, Ints
+
+_LONGEST_MESSAGE = 4000
+_FAILURES_KEPT = 1000  # per host, the latest; the same again and again is one
+
+Arrays = Mapping[str, tuple[Ints, Floats]]  # by key: times in seconds, values
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What an import brought: how many samples (the derived ones not counted), series and hosts, from when to when
+    (seconds since 1970)."""
+
+    samples: int
+    series: int
+    instances: tuple[str, ...]
+    first_time: int
+    last_time: int
+    origin: str
+
+
+class Writer:
+    """Remembers ids, so that a snapshot costs a few statements. Raises sqlite3.Error, which the caller tells in words."""
+
+    def __init__(self, connection: sqlite3.Connection, keep: tiers.Keep) -> None:
+        self.connection = connection
+        self._keep = keep
+        self._instances: dict[str, int] = {}
+        self._layouts: dict[tuple[int, bytes], int] = {}
+
+    def store_snapshot(self, instance: str, time: int, values: Mapping[str, float]) -> None:
+        """One snapshot, `values` by key (names.key). A second one of the same second is joined with the first: where both
+        have a number the later one holds."""
+        keys = sorted(values)
+        digest = head.digest(keys)
+        with transaction(self.connection, writing=True):
+            number = self._instance(instance)
+            layout = self._layout(number, digest, keys, time)
+            stored = self.connection.execute(
+                "INSERT INTO snapshot (key, layout, data) VALUES (?, ?, ?) ON CONFLICT (key) DO NOTHING",
+                (head.key(number, time), layout, head.pack([values[key] for key in keys])),
+            )
+            if not stored.rowcount:
+                self._join_snapshot(number, time, values)
+            self._attempt(number, time, "ok", "")
+        # Only what was committed is remembered.
+        self._instances[instance] = number
+        self._layouts[number, digest] = layout
+
+    def record_failure(self, instance: str, time: int, state: str, message: str) -> None:
+        """A collection that brought nothing. The same failure as the one before lengthens its row."""
+        message = message.encode("utf-8", "replace").decode("utf-8")[:_LONGEST_MESSAGE]
+        with transaction(self.connection, writing=True):
+            number = self._instance(instance)
+            before = self.connection.execute(
+                "SELECT last_state, last_message FROM instance WHERE id = ?", (number,)
+            ).fetchone()
+            latest = self.connection.execute("SELECT max(id) FROM failure WHERE instance = ?", (number,)).fetchone()[0]
+            if latest is not None and before == (state, message):
+                self.connection.execute(
+                    "UPDATE failure SET count = count + 1, first_time = min(first_time, ?1),"
+                    " last_time = max(last_time, ?1) WHERE id = ?2",
+                    (time, latest),
+                )
+            else:
+                self.connection.execute(
+                    "INSERT INTO failure (instance, first_time, last_time, state, message, count)"
+                    " VALUES (?1, ?2, ?2, ?3, ?4, 1)",
+                    (number, time, state, message),
+                )
+                self.connection.execute(
+                    "DELETE FROM failure WHERE instance = ?1 AND id <= (SELECT id FROM failure WHERE instance = ?1"
+                    " ORDER BY id DESC LIMIT 1 OFFSET ?2)",
+                    (number, _FAILURES_KEPT),
+                )
+            self._attempt(number, time, state, message)
+        self._instances[instance] = number
+
+    def import_arrays(self, per_instance: Mapping[str, Arrays], origin: str, *, now: int) -> Imported:
+        """All of it or nothing, into the tiers where it belongs by age. The same again changes nothing."""
+        samples = series_count = 0
+        first_time, last_time = now, 0
+        with transaction(self.connection, writing=True):
+            origin_id = self._origin(origin)
+            for instance, arrays in per_instance.items():
+                number = self._instance(instance)
+                for text, (times, values) in with_differences(arrays).items():
+                    if not len(times):
+                        continue
+                    series = self._series(number, text)
+                    tiers.add(self.connection, series, times, values, keep=self._keep, now=now)
+                    begin, end = int(times.min()), int(times.max())
+                    self.came_from(series, origin_id, begin, end)
+                    first_time, last_time = min(first_time, begin), max(last_time, end)
+                    if text in arrays:
+                        samples += len(times)
+                        series_count += 1
+            if samples:
+                self._note_import(origin_id, now, first_time, last_time, samples)
+        return Imported(samples, series_count, tuple(sorted(per_instance)), first_time, last_time, origin)
+
+    def came_from(self, series: int, origin: int, first_time: int, last_time: int) -> None:
+        """Note where a series' numbers of that span came from. Call inside a transaction."""
+        self.connection.execute(
+            "INSERT INTO series_origin (series, origin, first_time, last_time) VALUES (?, ?, ?, ?)"
+            " ON CONFLICT (series, origin) DO UPDATE SET first_time = min(first_time, excluded.first_time),"
+            " last_time = max(last_time, excluded.last_time)",
+            (series, origin, first_time, last_time),
+        )
+
+    def collected(self) -> int:
+        """The id of the origin `collected`. Call inside a transaction."""
+        return self._origin(COLLECTED)
+
+    def instance_id(self, instance: str) -> int:
+        """The id of an instance, made when new. Call inside a transaction."""
+        return self._instance(instance)
+
+    # -- parts ---------------------------------------------------------------------------------------------------------
+
+    def _instance(self, name: str) -> int:
+        known = self._instances.get(name)
+        if known is not None:
+            return known
+        names.check_name(name, "a host's name")
+        return self._identify("instance", name)
+
+    def _origin(self, name: str) -> int:
+        return self._identify("origin", name)
+
+    def _identify(self, table: str, name: str) -> int:
+        row = self.connection.execute(f"SELECT id FROM {table} WHERE name = ?", (name,)).fetchone()  # noqa: S608
+        if row is None:
+            return _new_id(self.connection.execute(f"INSERT INTO {table} (name) VALUES (?)", (name,)))  # noqa: S608
+        return int(row[0])
+
+    def _series(self, instance: int, text: str) -> int:
+        name, labels = names.split(text)
+        row = self.connection.execute(
+            "SELECT id FROM series WHERE instance = ? AND name = ? AND labels = ?", (instance, name, labels)
+        ).fetchone()
+        if row is not None:
+            return int(row[0])
+        return _new_id(
+            self.connection.execute(
+                "INSERT INTO series (instance, name, labels) VALUES (?, ?, ?)", (instance, name, labels)
+            )
+        )
+
+    def _layout(self, instance: int, digest: bytes, keys: list[str], time: int) -> int:
+        known = self._layouts.get((instance, digest))
+        # Asked each time: compaction in another process may have dropped a layout that no snapshot used.
+        if known is not None and self.connection.execute("SELECT 1 FROM layout WHERE id = ?", (known,)).fetchone():
+            return known
+        row = self.connection.execute(
+            "SELECT id FROM layout WHERE instance = ? AND digest = ?", (instance, digest)
+        ).fetchone()
+        if row is not None:
+            return int(row[0])
+        series = [self._series(instance, text) for text in keys]
+        origin = self.collected()
+        for number in series:
+            self.came_from(number, origin, time, time)
+        packed = np.array(series, dtype="<u4").tobytes()
+        return _new_id(
+            self.connection.execute(
+                "INSERT INTO layout (instance, digest, series) VALUES (?, ?, ?)", (instance, digest, packed)
+            )
+        )
+
+    def _join_snapshot(self, instance: int, time: int, values: Mapping[str, float]) -> None:
+        joined: dict[str, float] = {}
+        for series, value in head.read_one(self.connection, instance, time).items():
+            name, labels = self.connection.execute("SELECT name, labels FROM series WHERE id = ?", (series,)).fetchone()
+            joined[f"{name}\n{labels}"] = value
+        joined.update(values)
+        keys = sorted(joined)
+        layout = self._layout(instance, head.digest(keys), keys, time)
+        self.connection.execute(
+            "UPDATE snapshot SET layout = ?, data = ? WHERE key = ?",
+            (layout, head.pack([joined[key] for key in keys]), head.key(instance, time)),
+        )
+
+    def _attempt(self, instance: int, time: int, state: str, message: str) -> None:
+        self.connection.execute(
+            "UPDATE instance SET last_time = ?, last_state = ?, last_message = ? WHERE id = ?",
+            (time, state, message, instance),
+        )
+
+    def _note_import(self, origin: int, now: int, first_time: int, last_time: int, samples: int) -> None:
+        same = self.connection.execute(
+            "UPDATE import SET imported_at = ? WHERE origin = ? AND first_time = ? AND last_time = ? AND samples = ?",
+            (now, origin, first_time, last_time, samples),
+        )
+        if not same.rowcount:
+            self.connection.execute(
+                "INSERT INTO import (origin, imported_at, first_time, last_time, samples) VALUES (?, ?, ?, ?, ?)",
+                (origin, now, first_time, last_time, samples),
+            )
+
+
+def with_differences(arrays: Arrays) -> dict[str, tuple[Ints, Floats]]:
+    """The arrays and, wherever whole and free stand at the same times, what is used."""
+    complete = dict(arrays)
+    for whole, free, used in names.differences():
+        for text in arrays:
+            name, labels = names.split(text)
+            other, target = f"{free}\n{labels}", f"{used}\n{labels}"
+            if name != whole or other not in arrays or target in arrays:
+                continue
+            (times, values), (other_times, other_values) = arrays[text], arrays[other]
+            both, left, right = np.intersect1d(times, other_times, return_indices=True)
+            complete[target] = both, values[left] - other_values[right]
+    return complete
+
+
+def arrays_of(rows: Iterable[tuple[str, str, int, float]]) -> dict[str, dict[str, tuple[Ints, Floats]]]:
+    """Rows of (instance, key, time, value) as arrays by instance and key, ascending in time."""
+    lists: dict[str, dict[str, tuple[list[int], list[float]]]] = {}
+    for instance, text, time, value in rows:
+        times, values = lists.setdefault(instance, {}).setdefault(text, ([], []))
+        times.append(time)
+        values.append(value)
+    return {
+        instance: {
+            text: ascending(np.array(times, dtype=np.int64), np.array(values, dtype=np.float64))
+            for text, (times, values) in by_key.items()
+        }
+        for instance, by_key in lists.items()
+    }
+
+
+def _new_id(cursor: sqlite3.Cursor) -> int:
+    return cast(int, cursor.lastrowid)
