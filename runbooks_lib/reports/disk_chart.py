@@ -17,6 +17,7 @@ from matplotlib.patches import Patch
 
 from runbooks_lib.capacity import Outlook
 from runbooks_lib.history import FilesystemHistory
+from runbooks_lib.history.model import EXAMPLE
 from runbooks_lib.reports import disk_words as words
 from runbooks_lib.reports.disk_canvas import (
     FAINT,
@@ -267,7 +268,7 @@ def _heading(canvas: Canvas) -> None:
     outlook, figure = canvas.outlook, canvas.figure
     name = f"{words.plain(outlook.mountpoint, 48)} on {words.plain(outlook.instance, 28)}"
     figure.text(0.012, 0.945, name, fontsize=_NAME_POINTS, fontweight="bold", color=INK, parse_math=False)
-    if "example" in outlook.origins:
+    if EXAMPLE in outlook.origins:
         figure.text(
             0.99, 0.945, "EXAMPLE DATA, not measured", fontsize=TEXT_POINTS, fontweight="bold", color=LIMIT, ha="right",
             parse_math=False, bbox={"boxstyle": "round,pad=0.3", "facecolor": "none", "edgecolor": LIMIT},
@@ -301,7 +302,7 @@ def alternative_text(history: FilesystemHistory, outlook: Outlook, *, now: datet
         return words.amount(value, resource)
 
     name = f"{words.plain(outlook.mountpoint)} on {words.plain(outlook.instance)}"
-    example = " (example data, not measured)" if "example" in outlook.origins else ""
+    example = " (example data, not measured)" if EXAMPLE in outlook.origins else ""
     parts = [f"Chart of {'inodes' if resource == 'inodes' else 'bytes'} used on {name}{example}."]
     used = history.inodes_used_max if resource == "inodes" else history.used_bytes_max
     known = np.nonzero(np.isfinite(used))[0]

@@ -9,12 +9,12 @@ from datetime import date, datetime, timedelta
 from runbooks_lib.capacity import Outlook, outlook
 from runbooks_lib.config import HostEntry, PartitionSettings
 from runbooks_lib.history import Collection, FilesystemHistory, History
+from runbooks_lib.history.model import EXAMPLE
 from runbooks_lib.reports import disk_words as words
 from runbooks_lib.reports.disk_page import Unsaid
 
 _RANK = {"crossed": 0, "act": 1, "watch": 2, "cannot tell": 3, "ok": 4}
 _NEEDS_A_PERSON = frozenset({"crossed", "act"})
-_EXAMPLE = "example"
 _GONE = "Unmounted or renamed? If it is gone for good, the inventory need not list it."
 _UNSEEN = "Is it mounted there, and spelled as `df` spells it?"
 
@@ -50,7 +50,7 @@ class Partition:
     @property
     def example(self) -> bool:
         """True when any of its numbers were made up (`training.example_past`)."""
-        return _EXAMPLE in self.outlook.origins
+        return EXAMPLE in self.outlook.origins
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ def _unsaid_host(
         return [Unsaid(name, "never collected, nothing is known of its disks.", "`runbook collect` reads it.")]
     if newest is None:
         return [Unsaid(name, "reached, but it named no partition.", "`runbook hosts check` says more.")]
-    if all(_EXAMPLE in past.origins for past in pasts):
+    if all(EXAMPLE in past.origins for past in pasts):
         return []
     if now - newest > stale:
         age = words.span(now - newest)

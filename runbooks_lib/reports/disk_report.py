@@ -9,6 +9,7 @@ import base64
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from runbooks_lib import config as inventory
 from runbooks_lib.config import Config
@@ -88,26 +89,24 @@ class DiskReport:
         host), and what lies past `limit`; one line says which.
         """
         # Imported here: matplotlib costs half a second, which a report without charts need not pay.
-        from IPython.display import display
-
         from runbooks_lib.reports.disk_chart import draw
 
         charted = self._charted()[:limit]
         for partition in charted:
             row = self._row(partition)
-            display(disk_page.opening(row))
+            _show(disk_page.opening(row))
             chart = draw(partition.history, partition.outlook, now=self.now, horizon_days=self.horizon_days)
-            display(
+            _show(
                 {"image/png": base64.b64encode(chart.png).decode("ascii"), "text/plain": chart.alt},
                 raw=True,
                 # `needs_background` is JupyterLab's: a light ground behind the transparent picture in its dark theme.
                 metadata={"image/png": {"alt": chart.alt, "width": chart.width}, "needs_background": "light"},
             )
-            display(disk_page.closing(row))
+            _show(disk_page.closing(row))
         rest = [partition for partition in self.partitions if partition not in charted]
         if rest:
             names = words.listing([partition.name for partition in rest])
-            display(disk_page.paragraph(f"In the table, without a chart of their own: {names}."))
+            _show(disk_page.paragraph(f"In the table, without a chart of their own: {names}."))
 
     def not_said(self) -> Piece:
         """What was not reached and what cannot be said, with what to do about it."""
@@ -162,6 +161,12 @@ class DiskReport:
 
     def _row(self, partition: Partition) -> Row:
         return row(partition, self.now.date(), self.horizon_days)
+
+
+def _show(thing: object, **how: Any) -> None:
+    from IPython.display import display
+
+    display(thing, **how)  # type: ignore[no-untyped-call]
 
 
 # -- preparing ---------------------------------------------------------------------------------------------------------

@@ -15,8 +15,8 @@ import numpy.typing as npt
 
 from runbooks_lib.facts.samples import Sample
 from runbooks_lib.history import SqliteHistory
+from runbooks_lib.history.model import EXAMPLE
 
-ORIGIN = "example"
 DEFAULT_INSTANCE = "example-host"
 
 _GIB = 2.0**30
@@ -88,7 +88,7 @@ def samples(instance: str = DEFAULT_INSTANCE, *, now: datetime, seed: int = 7) -
 def write(history: SqliteHistory, instance: str = DEFAULT_INSTANCE, *, now: datetime, seed: int = 7) -> int:
     """Write the example past of `instance` into a history; returns the number of samples, each marked as example."""
     made = samples(instance, now=now, seed=seed)
-    history.import_samples(made, origin=ORIGIN)
+    history.import_samples(made, origin=EXAMPLE, now=now)
     return len(made)
 
 

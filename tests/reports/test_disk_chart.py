@@ -153,8 +153,8 @@ def test_the_alternative_text_says_what_the_picture_says() -> None:
     )
     assert alternative_text(past, expected, now=NOW) == (
         "Chart of bytes used on /srv/db on tc-db-01. From 28 January to today it went from 276 GiB to 402 GiB of"
-        " 475 GiB usable. The fan of the forecast passes the threshold of 90 % (428 GiB): 10 % of the futures by 9 December,"
-        " 50 % of the futures by 20 December, 90 % of the futures by 3 January 2027."
+        " 475 GiB usable. The fan of the forecast passes the threshold of 90 % (428 GiB):"
+        " 10 % of the futures by 9 December, 50 % of the futures by 20 December, 90 % of the futures by 3 January 2027."
         " A dotted line marks the day to begin by: 2 December."
     )
 

@@ -234,11 +234,16 @@ def test_charts_show_a_picture_with_alternative_text_for_each(
 
 
 def test_an_empty_history_ends_in_one_clear_message(tmp_path: Path, history: SqliteHistory) -> None:
-    assert history.instances() == []
+    history.record_failure("another", NOW, "unreachable", "no route to host")
     with pytest.raises(RunbookError) as caught:
         disk_report.prepare(inventory(tmp_path, "[hosts.tc-db-01]\n"), now=NOW)
     assert "has nothing about tc-db-01" in str(caught.value)
     assert "`runbook collect`" in str(caught.value)
+
+
+def test_no_history_at_all_ends_in_one_clear_message(tmp_path: Path) -> None:
+    with pytest.raises(RunbookError, match="there is no history yet"):
+        disk_report.prepare(inventory(tmp_path, "[hosts.tc-db-01]\n"), now=NOW)
 
 
 def test_an_unknown_host_is_a_mistake_of_use(tmp_path: Path, history: SqliteHistory) -> None:  # noqa: ARG001
@@ -260,6 +265,8 @@ def test_empty_names_select_every_host(tmp_path: Path, history: SqliteHistory) -
 def test_what_is_known_so_far_never_raises(tmp_path: Path, history: SqliteHistory) -> None:
     assert "no such file" in disk_report.known_so_far(tmp_path / "none.toml").text
     given = inventory(tmp_path, "[hosts.tc-db-01]\n")
-    assert disk_report.known_so_far(given).text.endswith("names 1 host; the history knows no partitions of no hosts.")
+    assert disk_report.known_so_far(given).text.endswith("names 1 host; there is no history yet: `runbook collect`.")
+    history.record_failure("tc-db-01", NOW, "unreachable", "no route to host")
+    assert disk_report.known_so_far(given).text.endswith("the history knows no partitions of no hosts.")
     keep(history, "tc-db-01", growing("/", per_day=0.01, last=100, days=3))
     assert disk_report.known_so_far(given).text.endswith("the history knows 1 partition of 1 host.")

@@ -45,7 +45,7 @@ def test_every_partition_is_marked_as_example_in_the_history(history: SqliteHist
     mounts = [mountpoint for _, mountpoint in history.filesystems("example-host")]
     assert sorted(mounts) == sorted(temper.mountpoint for temper in example_past.TEMPERS)
     for mountpoint in mounts:
-        past = history.filesystem("example-host", mountpoint)
+        past = history.filesystem("example-host", mountpoint, end=NOW)
         assert past is not None
         assert past.origins == ("example",)
 
@@ -57,7 +57,7 @@ def test_one_needs_a_person_one_is_watched_one_is_well_and_one_cannot_be_told(tm
     example_past.write(history, "example-host", now=now)
     states = {}
     for temper in example_past.TEMPERS:
-        past = history.filesystem("example-host", temper.mountpoint)
+        past = history.filesystem("example-host", temper.mountpoint, end=now)
         assert past is not None
         states[temper.mountpoint] = outlook(past, PartitionSettings(temper.mountpoint), now=now).state
     assert states == {
@@ -69,7 +69,7 @@ def test_one_needs_a_person_one_is_watched_one_is_well_and_one_cannot_be_told(tm
 
 
 def test_the_resized_one_was_resized_once(history: SqliteHistory) -> None:
-    past = history.filesystem("example-host", "/example/home")
+    past = history.filesystem("example-host", "/example/home", end=NOW)
     assert past is not None
     sizes = Counter(np.round(past.size_bytes / 2**30).tolist())
     assert set(sizes) == {200.0, 320.0}
@@ -77,6 +77,6 @@ def test_the_resized_one_was_resized_once(history: SqliteHistory) -> None:
 
 
 def test_the_young_one_is_hours_old(history: SqliteHistory) -> None:
-    past = history.filesystem("example-host", "/example/new")
+    past = history.filesystem("example-host", "/example/new", end=NOW)
     assert past is not None
     assert len(past.days) <= 2
