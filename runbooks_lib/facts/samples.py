@@ -11,9 +11,8 @@ from datetime import datetime
 class Sample:
     """Metric name, labels, time (UTC) and value.
 
-    Names, units and labels are node_exporter's, e.g. `node_filesystem_avail_bytes{device, fstype, mountpoint}`; the host is
-    the label `instance`, as in Prometheus, and is added by the history, not here.
-    """
+    Names, units and labels are node_exporter's, e.g. `node_filesystem_avail_bytes{device, fstype, mountpoint}`; the
+    host is the label `instance`, as in Prometheus, and is added by the history, not here."""
 
     name: str
     value: float
