@@ -13,8 +13,9 @@ from datetime import datetime, timedelta
 import numpy as np
 import numpy.typing as npt
 
+from runbooks_lib.errors import UsageError
 from runbooks_lib.facts.samples import Sample
-from runbooks_lib.history import SqliteHistory
+from runbooks_lib.history import HistoryMissing, SqliteHistory
 from runbooks_lib.history.model import EXAMPLE
 
 DEFAULT_INSTANCE = "example-host"
@@ -86,10 +87,32 @@ def samples(instance: str = DEFAULT_INSTANCE, *, now: datetime, seed: int = 7) -
 
 
 def write(history: SqliteHistory, instance: str = DEFAULT_INSTANCE, *, now: datetime, seed: int = 7) -> int:
-    """Write the example past of `instance` into a history; returns the number of samples, each marked as example."""
+    """Write the example past of `instance` into a history; returns the number of samples, each marked as example.
+
+    Returns 0 and writes nothing where it stands already and is less than a day old. Raises UsageError where an older one
+    stands: two of them on top of each other would be a third that nobody meant.
+    """
+    last = _last_time(history, instance)
+    if last is not None and now - last < timedelta(days=1):
+        return 0
+    if last is not None:
+        raise UsageError(
+            f"there is an example past of {last:%Y-%m-%d} already",
+            where=str(history.path),
+            true_now="nothing was written",
+            next="remove that file (it is for examples only) and run this again",
+        )
     made = samples(instance, now=now, seed=seed)
     history.import_samples(made, origin=EXAMPLE, now=now)
     return len(made)
+
+
+def _last_time(history: SqliteHistory, instance: str) -> datetime | None:
+    try:
+        known = history.filesystem(instance, TEMPERS[0].mountpoint)
+    except HistoryMissing:
+        return None
+    return None if known is None else known.last_time
 
 
 def _samples_of(temper: Temper, instance: str, now: datetime, random: np.random.Generator) -> Iterator[Sample]:

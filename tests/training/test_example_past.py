@@ -9,6 +9,7 @@ import pytest
 
 from runbooks_lib.capacity import outlook
 from runbooks_lib.config import PartitionSettings
+from runbooks_lib.errors import UsageError
 from runbooks_lib.history import SqliteHistory
 from runbooks_lib.training import example_past
 
@@ -66,6 +67,21 @@ def test_one_needs_a_person_one_is_watched_one_is_well_and_one_cannot_be_told(tm
         "/example/home": "ok",
         "/example/new": "cannot tell",
     }
+
+
+def test_a_second_writing_on_the_same_day_changes_nothing(tmp_path: Path) -> None:
+    history = SqliteHistory(tmp_path / "history.sqlite")
+    now = datetime.now(UTC)
+    assert example_past.write(history, "a", now=now) > 10_000
+    assert example_past.write(history, "a", now=now + timedelta(hours=3)) == 0
+    assert example_past.write(history, "b", now=now) > 10_000
+
+
+def test_a_second_example_on_top_of_an_older_one_is_refused(tmp_path: Path) -> None:
+    history = SqliteHistory(tmp_path / "history.sqlite")
+    example_past.write(history, "a", now=datetime.now(UTC) - timedelta(days=3))
+    with pytest.raises(UsageError, match="an example past of .* already"):
+        example_past.write(history, "a", now=datetime.now(UTC))
 
 
 def test_the_resized_one_was_resized_once(history: SqliteHistory) -> None:
