@@ -81,7 +81,7 @@ def read_host(
         expected = outlook(past, settings, now=now, horizon_days=horizon_days)
         partitions.append(Partition(past, expected, settings))
         if expected.refusal is not None:
-            unsaid.append(Unsaid(name, f"no forecast: {words.message(expected.refusal)}."))
+            unsaid.append(Unsaid(name, f"no forecast: {words.message(expected.refusal)}"))
     seen = {past.mountpoint for past in pasts}
     known = bool(pasts) or collection is not None
     unsaid += [
@@ -146,7 +146,7 @@ def _unsaid_host(
     """Whether this host was reached, and how fresh its numbers are."""
     name = entry.name
     if collection is not None and collection.state != "ok":
-        why = f"not reached on {words.moment(collection.time)}: {words.message(collection.message)}."
+        why = f"not reached on {words.moment(collection.time)}: {words.message(collection.message, where=name)}"
         rest = "Nothing is known of its disks."
         if newest is not None:
             rest = f"What stands here rests on numbers of {words.moment(newest)}."

@@ -58,7 +58,7 @@ class DiskReport:
         many hosts were not reached or have no fresh numbers."""
         if self.needed:
             more = len(self.needed) - 1
-            line = words.sentence(self.needed[0].outlook.sentence) + (f" (and {more} more)" if more else "")
+            line = words.sentence(self.needed[0].outlook.sentence).rstrip(".") + (f" (and {more} more)" if more else "")
         else:
             line = self._calm().rstrip(".")
         doubtful = len(self._doubtful_hosts())
@@ -217,7 +217,10 @@ def prepare(
         horizon_days=horizon_days,
         hosts=tuple(entry.name for entry in entries),
         partitions=tuple(sorted((entry for reading in found for entry in reading.partitions), key=worst_first)),
-        unsaid=tuple(item for reading in found for item in reading.unsaid),
+        # Whole hosts first: who was not reached may be the one that is full.
+        unsaid=tuple(
+            sorted((item for reading in found for item in reading.unsaid), key=lambda item: "`" in item.subject)
+        ),
         left_out=tuple(name for reading in found for name in reading.left_out),
     )
 

@@ -117,9 +117,10 @@ def sentence(text: str) -> str:
     return plain(text, limit=2000)
 
 
-def message(text: str) -> str:
-    """An error message of several lines as one, without its last full stop."""
-    return sentence(" ".join(text.split())).rstrip(".")
+def message(text: str, *, where: str = "") -> str:
+    """An error message of several lines as one sentence with its full stop, without the place (`where`) it begins with."""
+    line = sentence(" ".join(text.split())).removeprefix(f"{where}: ").rstrip(".")
+    return line if line.endswith(("?", "!")) else f"{line}."
 
 
 def place(mountpoint: str, instance: str) -> str:

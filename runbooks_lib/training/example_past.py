@@ -77,7 +77,7 @@ TEMPERS: tuple[Temper, ...] = (
 
 
 def samples(instance: str = DEFAULT_INSTANCE, *, now: datetime, seed: int = 7) -> list[Sample]:
-    """The samples of all four partitions up to `now`: six-hourly, hourly for the last fortnight, under node_exporter's
+    """The samples of the four partitions up to `now`: six-hourly, hourly for the last fortnight, under node_exporter's
     names. Same `instance`, `now` (to the hour) and `seed`, same samples."""
     return [
         sample
@@ -89,7 +89,7 @@ def samples(instance: str = DEFAULT_INSTANCE, *, now: datetime, seed: int = 7) -
 def write(history: SqliteHistory, instance: str = DEFAULT_INSTANCE, *, now: datetime, seed: int = 7) -> int:
     """Write the example past of `instance` into a history; returns the number of samples, each marked as example.
 
-    Returns 0 and writes nothing where it stands already and is less than a day old. Raises UsageError where an older one
+    Returns 0 and writes nothing where it stands already, less than a day old. Raises UsageError where an older one
     stands: two of them on top of each other would be a third that nobody meant.
     """
     last = _last_time(history, instance)

@@ -103,6 +103,6 @@ def test_any_name_becomes_one_printable_line(name: str) -> None:
 
 
 def test_an_error_message_of_several_lines_becomes_one() -> None:
-    assert words.message("tc-db-01: no route\n  now:  nothing\n  next: look.") == (
-        "tc-db-01: no route now: nothing next: look"
-    )
+    text = "tc-db-01: no route\n  now:  nothing\n  next: look."
+    assert words.message(text, where="tc-db-01") == "no route now: nothing next: look."
+    assert words.message("is it on?") == "is it on?"

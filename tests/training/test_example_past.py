@@ -80,7 +80,7 @@ def test_a_second_writing_on_the_same_day_changes_nothing(tmp_path: Path) -> Non
 def test_a_second_example_on_top_of_an_older_one_is_refused(tmp_path: Path) -> None:
     history = SqliteHistory(tmp_path / "history.sqlite")
     example_past.write(history, "a", now=datetime.now(UTC) - timedelta(days=3))
-    with pytest.raises(UsageError, match="an example past of .* already"):
+    with pytest.raises(UsageError, match=r"an example past of .* already"):
         example_past.write(history, "a", now=datetime.now(UTC))
 
 
