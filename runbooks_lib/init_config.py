@@ -3,12 +3,15 @@ to nothing; the person strikes out what is not meant."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
+from runbooks_lib.errors import UsageError
 from runbooks_lib.hosts.host import HostError
 from runbooks_lib.hosts.ssh_config_file import Alias, list_hosts
 from runbooks_lib.hosts.ssh_settings import SshSettings, resolve_many
@@ -37,6 +40,22 @@ _EXAMPLE = """
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 # Names of code hosting services, which stand in many ~/.ssh/config files and run no shell.
 _NO_SHELL = re.compile(r"(?:^|\.)(?:github|gitlab|bitbucket|codeberg|sr|azure)\.(?:com|org|ht)$|^ssh\.dev\.azure\.com$")
+
+
+@dataclass(frozen=True)
+class Written:
+    """A starter file that was written: where, and `sentence` says what stands in it and what to do next."""
+
+    path: Path
+    starter: Starter
+
+    @property
+    def sentence(self) -> str:
+        active, commented = len(self.starter.hosts), len(self.starter.commented)
+        found = f"{active} host{'' if active == 1 else 's'} from the SSH configuration"
+        if commented:
+            found += f", {commented} more commented out with the reason"
+        return f"Wrote {self.path}: {found}. Look through it, then: runbook hosts check"
 
 
 @dataclass(frozen=True)
@@ -76,6 +95,38 @@ def starter(config_file: str | os.PathLike[str] | None = None) -> Starter:
         _EXAMPLE if active else f"\n# No host was found in the SSH configuration; write them here:\n#{_EXAMPLE}"
     )
     return Starter("".join(parts), tuple(active), tuple(commented))
+
+
+def write(path: str | os.PathLike[str], *, ssh_config: str | os.PathLike[str] | None = None) -> Written:
+    """Write the starter to `path`, whole or not at all, and never over a file that is there (UsageError).
+
+    Raises UsageError too when the SSH configuration cannot be read or the file cannot be written.
+    """
+    target = Path(path).absolute()
+    exists = UsageError(
+        "the file exists already and is not overwritten",
+        where=str(target),
+        true_now="nothing was written",
+        next="edit it, or name another with --output",
+    )
+    if target.exists() or target.is_symlink():
+        raise exists
+    made = starter(ssh_config)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(made.text, encoding="utf-8")
+        # A hard link appears whole and fails when the name is taken meanwhile; rename would replace it.
+        os.link(temporary, target)
+    except FileExistsError:
+        raise exists from None
+    except OSError as error:
+        raise UsageError(
+            f"the file cannot be written: {error.strerror}", where=str(target), true_now="nothing was written"
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+    return Written(target, made)
 
 
 def _reason_against(

@@ -12,6 +12,7 @@ from runbooks_lib import config
 from runbooks_lib.errors import UsageError
 from runbooks_lib.hosts import ssh_settings_cache
 from runbooks_lib.init_config import starter
+from runbooks_lib.init_config import write as write_starter
 
 SSH_CONFIG = """
 Host tc-db-01
@@ -99,3 +100,19 @@ def test_a_name_that_cannot_be_resolved_is_commented_with_its_reason(tmp_path: P
 def test_a_configuration_that_cannot_be_read_ends_in_a_message(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be read"):
         starter(tmp_path / "missing")
+
+
+def test_the_starter_is_written_whole_and_never_over_a_file(tmp_path: Path) -> None:
+    target = tmp_path / "runbooks.toml"
+    written = write_starter(target, ssh_config=write(tmp_path, SSH_CONFIG))
+    assert target.read_text() == written.starter.text
+    for part in (str(target), "3 hosts", "5 more commented out", "runbook hosts check"):
+        assert part in written.sentence
+    with pytest.raises(UsageError, match="not overwritten"):
+        write_starter(target, ssh_config=tmp_path / "config")
+    (tmp_path / "link.toml").symlink_to("nowhere")
+    with pytest.raises(UsageError, match="not overwritten"):
+        write_starter(tmp_path / "link.toml", ssh_config=tmp_path / "config")
+    with pytest.raises(UsageError, match="cannot be written"):
+        write_starter(tmp_path / "no" / "such" / "directory.toml", ssh_config=tmp_path / "config")
+    assert not list(tmp_path.glob(".*.tmp"))

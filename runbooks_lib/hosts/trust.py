@@ -26,7 +26,7 @@ from runbooks_lib.errors import RunbookError
 from runbooks_lib.hosts.host import DeadlineExceeded, HostError, HostUnreachable, SettingsRefused
 from runbooks_lib.hosts.known_hosts import KnownHosts, KnownLine, Verdict, fingerprint, lookup_name
 from runbooks_lib.hosts.known_hosts_file import hash_name
-from runbooks_lib.hosts.ssh_settings import SshSettings, route
+from runbooks_lib.hosts.ssh_settings import SshSettings, resolve, route
 
 _DEADLINE_SECONDS = 10.0
 _LOCK_SECONDS = 5.0
@@ -123,6 +123,20 @@ def fetch_host_key(
         if transport is not None:
             transport.close()
         channel.close()
+
+
+def offered_key(
+    ssh_name: str,
+    *,
+    config_file: str | os.PathLike[str] | None = None,
+    user: str | None = None,
+    port: int | None = None,
+    open_socket: OpenSocket | None = None,
+    deadline_seconds: float = _DEADLINE_SECONDS,
+) -> TrustPlan:
+    """`plan` for the key that the host shows now. Raises what `resolve`, `fetch_host_key` and `plan` raise."""
+    settings = resolve(ssh_name, config_file=config_file, user=user, port=port)
+    return plan(fetch_host_key(settings, open_socket=open_socket, deadline_seconds=deadline_seconds), settings)
 
 
 def plan(shown: ShownKey, settings: SshSettings) -> TrustPlan:
