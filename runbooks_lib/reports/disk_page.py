@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from runbooks_lib.reports import disk_words
 
@@ -47,13 +47,13 @@ class Row:
     instance: str
     mark: str  # "example", "database", "inodes", joined: what the reader must know about this row
     used: str
-    threshold: str
     between: str
     full_30_days: str
     begin_by: str
     sentence: str
-    dates: tuple[tuple[str, str], ...]  # (10 %, 9 December) ...
-    chances: tuple[tuple[str, str], ...]  # (7 days, 4 %) ...
+    dates_of: str  # what the dates are of: passing the threshold, or being full
+    dates: tuple[tuple[str, str], ...]  # (10 %, by 9 December) ...
+    chances: tuple[tuple[str, str], ...]  # (within 7 days, 4 %) ...
     notes: tuple[str, ...]
 
     @property
@@ -74,13 +74,28 @@ class Unsaid:
     next: str = ""
 
 
+_NUMBER_AND_UNIT = re.compile(
+    r"(?<=\d) (?=%|[KMGTP]?iB\b|days?\b|hours?\b|Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)"
+)
+
+
+def tied(text: str) -> str:
+    """The text with numbers that stay on one line with their unit or month."""
+    return _NUMBER_AND_UNIT.sub("\u00a0", text)
+
+
 def coded(text: str) -> Markup:
-    """The text escaped, what stands in `backticks` as <code>."""
-    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704 (escaped one call before)
+    """The text escaped and tied; what stands in `backticks` as <code>, untied, since it is copied into terminals."""
+    parts = re.split(r"`([^`]+)`", text)
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if index % 2 else Markup("{}").format(tied(part))
+        for index, part in enumerate(parts)
+    )
 
 
 _ENVIRONMENT = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
 _ENVIRONMENT.filters["coded"] = coded
+_ENVIRONMENT.filters["tied"] = tied
 
 _SENTENCES = _ENVIRONMENT.from_string("""\
 <div class="report-sentences">
@@ -114,8 +129,10 @@ _TABLE = _ENVIRONMENT.from_string("""\
 <td class="state"><span class="sign">{{ row.sign }}</span> {{ row.word }}</td>
 <td><code>{{ row.mountpoint }}</code> on {{ row.instance }}
 {%- if row.mark %} <small class="mark">{{ row.mark }}</small>{% endif %}</td>
-<td class="number">{{ row.used }}</td>
-<td>{{ row.between }}</td><td class="number">{{ row.full_30_days }}</td><td>{{ row.begin_by }}</td></tr>
+<td class="number">{{ row.used | tied }}</td>
+<td>{{ row.between | tied }}</td>
+<td class="number">{{ row.full_30_days | tied }}</td>
+<td>{{ row.begin_by | tied }}</td></tr>
 {% endfor %}
 </tbody></table>
 </div>
@@ -133,12 +150,12 @@ _CLOSING = _ENVIRONMENT.from_string("""\
 <table class="figures">
 <tbody>
 {% if row.dates %}
-<tr><th scope="row">Passes {{ row.threshold }}, chance</th>
-{% for name, value in row.dates %}<td><small>{{ name }}</small> {{ value }}</td>{% endfor %}</tr>
+<tr><th scope="row">{{ row.dates_of | tied }}</th>
+{% for name, value in row.dates %}<td><small>{{ name | tied }}</small> {{ value | tied }}</td>{% endfor %}</tr>
 {% endif %}
 {% if row.chances %}
 <tr><th scope="row">Chance of being full</th>
-{% for name, value in row.chances %}<td><small>{{ name }}</small> {{ value }}</td>{% endfor %}</tr>
+{% for name, value in row.chances %}<td><small>{{ name | tied }}</small> {{ value | tied }}</td>{% endfor %}</tr>
 {% endif %}
 </tbody></table>
 </div>
@@ -202,7 +219,7 @@ def closing(row: Row) -> Piece:
     """Dates, chances and notes of one partition: what stands below its chart."""
     lines = []
     if row.dates:
-        lines.append(f"Passes {row.threshold}, chance: " + " · ".join(f"{name} {value}" for name, value in row.dates))
+        lines.append(f"{row.dates_of}: " + " · ".join(f"{name} {value}" for name, value in row.dates))
     if row.chances:
         lines.append("Chance of being full: " + " · ".join(f"{name} {value}" for name, value in row.chances))
     return Piece(_CLOSING.render(row=row), "\n".join([*lines, *row.notes]))

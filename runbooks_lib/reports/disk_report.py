@@ -141,9 +141,10 @@ class DiskReport:
 
     def _warnings(self) -> list[str]:
         warnings = []
-        examples = [partition.name for partition in self.partitions if partition.example]
+        examples = sum(partition.example for partition in self.partitions)
         if examples:
-            warnings.append(f"Example data, not measured: {words.listing(examples)}.")
+            some = f"{examples} of {len(self.partitions)} partitions: example data, not measured."
+            warnings.append("All of this is example data, not measured." if examples == len(self.partitions) else some)
         doubtful = self._doubtful_hosts()
         if doubtful:
             warnings.append(f"Not reached or not fresh: {words.listing(list(doubtful))}; the last part says why.")

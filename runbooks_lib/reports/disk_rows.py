@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from datetime import date, timedelta
 
@@ -32,11 +33,11 @@ def row(partition: Partition, today: date, horizon_days: int) -> Row:
         instance=words.plain(expected.instance),
         mark=", ".join(name for name, applies in marks if applies),
         used=f"{words.percent(partition.used_ratio)} of {words.amount(expected.usable, expected.resource)}",
-        threshold=words.percent(expected.threshold_ratio),
         between=_between(expected, today, horizon_days),
         full_30_days=chances.get(30, "–"),
         begin_by=_begin_by(expected, today),
         sentence=words.sentence(expected.sentence),
+        dates_of="Full" if expected.state == "crossed" else f"Passes {words.percent(expected.threshold_ratio)}",
         dates=_dates(expected, today, horizon_days),
         chances=tuple((f"within {days} days", chance) for days, chance in chances.items()),
         notes=tuple(_notes(partition, today)),
@@ -55,11 +56,10 @@ def _between(expected: Outlook, today: date, horizon_days: int) -> str:
     first, _, last = expected.dates
     if first is None:
         return f"not within {horizon_days} days"
+    begin = words.short_day(first, today=today)
     if last is None:
-        return f"{words.day(first, today=today)} at the earliest"
-    if first == last:
-        return words.day(first, today=today)
-    return f"{words.day(first, today=today)} to {words.day(last, today=today)}"
+        return f"from {begin} on"
+    return begin if first == last else f"{begin} to {words.short_day(last, today=today)}"
 
 
 def _begin_by(expected: Outlook, today: date) -> str:
@@ -67,7 +67,7 @@ def _begin_by(expected: Outlook, today: date) -> str:
         return "now"
     if expected.start_by is None:
         return "–"
-    when = words.day(expected.start_by, today=today)
+    when = words.short_day(expected.start_by, today=today)
     return f"now (was {when})" if expected.start_by < today else when
 
 
@@ -76,13 +76,23 @@ def _runs_away(expected: Outlook) -> bool:
 
 
 def _dates(expected: Outlook, today: date, horizon_days: int) -> tuple[tuple[str, str], ...]:
-    if expected.dates is None or expected.state == "crossed" or expected.dates[0] is None:
+    """10, 50 and 90 % dates: of passing the threshold, or of being full where that is past."""
+    dates = _full_dates(expected, today) if expected.state == "crossed" else expected.dates
+    if dates is None or dates[0] is None:
         return ()
     later = f"not within {horizon_days} days"
     return tuple(
         (percent, later if when is None else f"by {words.day(when, today=today)}")
-        for percent, when in zip(("10 %", "50 %", "90 %"), expected.dates, strict=True)
+        for percent, when in zip(("10 %", "50 %", "90 %"), dates, strict=True)
     )
+
+
+def _full_dates(expected: Outlook, today: date) -> tuple[date | None, ...] | None:
+    forecast = expected.forecast
+    if forecast is None or forecast.refusal is not None or expected.used >= expected.usable:
+        return None
+    spans = (span - expected.stale_days for span in forecast.days_to(expected.usable))
+    return tuple(today + timedelta(days=int(max(0.0, span))) if math.isfinite(span) else None for span in spans)
 
 
 def _chances(expected: Outlook) -> dict[int, str]:

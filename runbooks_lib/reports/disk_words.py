@@ -65,9 +65,10 @@ def day(when: date, *, today: date) -> str:
     return text if when.year == today.year else f"{text} {when.year}"
 
 
-def short_day(when: date) -> str:
-    """`9 Dec`, for charts and tables."""
-    return f"{when.day} {_MONTHS[when.month - 1][:3]}"
+def short_day(when: date, *, today: date | None = None) -> str:
+    """`9 Dec`, for charts and tables; with `today` given, the year when it is another: `9 Jan 2027`."""
+    text = f"{when.day} {_MONTHS[when.month - 1][:3]}"
+    return text if today is None or when.year == today.year else f"{text} {when.year}"
 
 
 def moment(when: datetime) -> str:
@@ -118,7 +119,7 @@ def sentence(text: str) -> str:
 
 
 def message(text: str, *, where: str = "") -> str:
-    """An error message of several lines as one sentence with its full stop, without the place (`where`) it begins with."""
+    """An error message of several lines as one sentence, without the place (`where`) that it begins with."""
     line = sentence(" ".join(text.split())).removeprefix(f"{where}: ").rstrip(".")
     return line if line.endswith(("?", "!")) else f"{line}."
 

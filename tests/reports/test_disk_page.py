@@ -12,11 +12,11 @@ ROW = Row(
     instance="tc-db-01",
     mark="database",
     used="87 % of 475 GiB",
-    threshold="90 %",
-    between="9 December to 31 December",
+    between="9 Dec to 31 Dec",
     full_30_days="42 %",
-    begin_by="2 December",
+    begin_by="2 Dec",
     sentence="`/srv/db` on tc-db-01 will pass 90 % between 9 and 31 December (80 %); begin by 2 December",
+    dates_of="Passes 90 %",
     dates=(("10 %", "by 9 December"), ("50 %", "by 20 December"), ("90 %", "by 31 December")),
     chances=(("within 7 days", "4 %"), ("within 30 days", "42 %")),
     notes=("365 days of history (collected); /dev/sdb1, ext4.",),
@@ -78,8 +78,8 @@ def test_a_terminal_reads_the_same_as_the_page() -> None:
     )
     head, row = disk_page.table([ROW]).text.splitlines()
     assert head.split("  ")[0] == "State"
-    assert row.startswith("▲ begin now  /srv/db on tc-db-01 (database)  87 % of 475 GiB  9 December to 31 December")
-    assert head.index("Begin by") == row.index("2 December")
+    assert row.startswith("▲ begin now  /srv/db on tc-db-01 (database)  87 % of 475 GiB  9 Dec to 31 Dec")
+    assert head.index("Begin by") == row.index("2 Dec")
 
 
 def test_nobody_needed_is_one_sentence() -> None:
@@ -91,6 +91,18 @@ def test_nobody_needed_is_one_sentence() -> None:
 def test_a_partition_without_forecast_has_no_empty_table() -> None:
     piece = disk_page.closing(replace(ROW, dates=(), chances=()))
     assert "<table" not in piece.html
+
+
+def test_a_number_stays_on_one_line_with_its_unit_and_its_month() -> None:
+    html = disk_page.table([ROW]).html
+    assert "87\u00a0% of 475\u00a0GiB" in html
+    assert "9\u00a0Dec to 31\u00a0Dec" in html
+    assert "\u00a0" not in disk_page.table([ROW]).text
+
+
+def test_a_name_is_shown_as_it_must_be_typed() -> None:
+    html = disk_page.paragraph("`/srv/9 May` holds 9 GiB").html
+    assert "<code>/srv/9 May</code> holds 9\u00a0GiB" in html
 
 
 def test_nothing_unsaid_is_said() -> None:

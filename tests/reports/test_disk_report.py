@@ -109,7 +109,7 @@ def test_the_example_says_that_it_is_one(tmp_path: Path, history: SqliteHistory)
     assert lines[1].startswith(
         "Looked at 4 partitions on 1 host: 1 to begin with now, 1 to watch, 1 about which nothing"
     )
-    assert lines[2].startswith("! Example data, not measured: ")
+    assert lines[2] == "! All of this is example data, not measured."
     assert report.table().text.count("example data") == 4
 
 
