@@ -3,7 +3,7 @@
 paramiko's `SSHConfig` ignores Include (paramiko#1044), takes `Match tagged` and `Match localnetwork` for matching, runs
 over every block twice, expands few tokens and those wrongly, and keeps what it does not understand. So the text is read
 first, and whatever it would not read as ssh does is refused with its file and line. What is left - Host blocks,
-`Match all | originalhost | localuser`, the options below - comes out the same as from `ssh -G` (the tests compare them).
+`Match all | originalhost | localuser`, the options below - comes out as from `ssh -G` (the tests compare them).
 """
 
 from __future__ import annotations
