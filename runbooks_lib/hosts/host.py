@@ -10,7 +10,8 @@ from typing import Protocol
 from runbooks_lib.errors import RunbookError
 
 DEFAULT_DEADLINE_SECONDS = 30.0
-DEFAULT_OUTPUT_LIMIT_BYTES = 4 * 1024 * 1024
+DEFAULT_OUTPUT_LIMIT_BYTES = 4 * 1024 * 1024  # stdout and stderr together
+CLEANUP_SECONDS = 6.0  # at most this long, after a deadline, for ending the process group and proving it
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,8 @@ class Host(Protocol):
 
         A non-zero exit status is a Result, not an error. Raises a HostError when there is no result: not reached, refused,
         deadline passed (then the process group on the host is gone, or the error says that it may not be), too much output.
+        The script's end is its shell's end: a child that it left behind and that keeps stdout open is not waited for.
+        Ending the group and proving it may take CLEANUP_SECONDS more than the deadline.
         """
         ...
 
@@ -122,28 +125,70 @@ class AuthRefused(HostError):
 
 
 class DeadlineExceeded(HostError):
-    """Not ended in time. `phase` is connect, banner, auth or command; head and tail of the output are kept."""
+    """Not ended in time. `phase` is connect, banner, auth, channel or command; stdout and stderr are what came so far.
+
+    `group_gone`: True when the script's process group was proven gone, False when that could not be proven, None when
+    nothing had been started on the host.
+    """
 
     kind = "timed out"
 
     def __init__(
-        self, host: str, what: str, *, phase: str, stdout: bytes = b"", stderr: bytes = b"", true_now: str = "", next: str = ""
+        self,
+        host: str,
+        what: str,
+        *,
+        phase: str,
+        stdout: bytes = b"",
+        stderr: bytes = b"",
+        group_gone: bool | None = None,
+        true_now: str = "",
+        next: str = "",
     ) -> None:
         super().__init__(host, what, true_now=true_now, next=next)
-        self.phase, self.stdout, self.stderr = phase, stdout, stderr
+        self.phase, self.stdout, self.stderr, self.group_gone = phase, stdout, stderr, group_gone
 
 
 class OutputLimitExceeded(HostError):
-    """More output than allowed. `head` and `tail` are its two ends; the process group on the host was ended."""
+    """More output than allowed. `head` and `tail` are the two ends of what came until then; `group_gone` as in
+    DeadlineExceeded."""
 
     kind = "too much output"
 
-    def __init__(self, host: str, what: str, *, head: bytes, tail: bytes, true_now: str = "", next: str = "") -> None:
+    def __init__(
+        self,
+        host: str,
+        what: str,
+        *,
+        head: bytes,
+        tail: bytes,
+        group_gone: bool | None = None,
+        true_now: str = "",
+        next: str = "",
+    ) -> None:
         super().__init__(host, what, true_now=true_now, next=next)
-        self.head, self.tail = head, tail
+        self.head, self.tail, self.group_gone = head, tail, group_gone
 
 
 class SettingsRefused(HostError):
     """The SSH configuration asks for something that cannot be done faithfully here (a host CA, an unsupported Match, …)."""
 
     kind = "configuration"
+
+
+class RootRefused(HostError):
+    """The script asks for root and the user neither is root nor may become it; nothing of the script ran."""
+
+    kind = "not allowed"
+
+
+class NoShell(HostError):
+    """The host did something else than starting `/bin/sh` for us (nologin, a forced command, …); nothing ran."""
+
+    kind = "no shell"
+
+
+class RecordingMissing(HostError):
+    """A RecordedHost has no answer to this script with this input."""
+
+    kind = "no recording"
