@@ -32,9 +32,9 @@ def gather(times: Ints, values: Floats, width: int) -> Buckets:
 def absorb(known: Buckets, times: Ints, values: Floats, width: int) -> Buckets:
     """The known buckets with more samples in them, in order of start; absorbing the same samples again changes nothing.
 
-    Least, highest and last are exact whatever the order and however often. A sample later than all that its bucket has seen
-    is counted as new; the others may have been counted before, so that the count is the larger of both: it can be too small
-    after late pieces, and is never doubled.
+    Least, highest and last are exact whatever the order and however often. A sample later than all that its bucket has
+    seen is counted as new; the others may have been counted before, so that the count is the larger of both: it can be
+    too small after late pieces, and is never doubled.
     """
     numbers = ~np.isnan(values)
     if not numbers.all():

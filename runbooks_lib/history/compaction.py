@@ -22,8 +22,8 @@ class Compacted:
 def compact(writer: Writer, *, keep: tiers.Keep, now: int) -> Compacted:
     """Put every finished UTC day's snapshots into blocks and drop what is too old, one host and day at a time.
 
-    Each host's day is one transaction, so that stopping or killing it anywhere leaves days done and days still to do, and
-    another writer waits a fraction of a second. Snapshots from the future stay as they are until their day is over.
+    Each host's day is one transaction, so that stopping or killing it anywhere leaves days done and days still to do,
+    and another writer waits a fraction of a second. Snapshots from the future stay as they are until their day is over.
     """
     days = snapshots = 0
     today = now - now % DAY_SECONDS

@@ -19,16 +19,16 @@ _PAGE_BYTES = 8192
 _MINIMUM_SQLITE = (3, 24, 0)  # ON CONFLICT DO UPDATE
 
 MOVE_ASIDE = (
-    "keep the file and its -wal as they are and work on copies: `sqlite3 COPY .recover | sqlite3 NEW` saves what can be "
-    "read. Put NEW or a backup in its place, or move the file aside and the next collection begins a new history"
+    "keep the file and its -wal as they are and work on copies: `sqlite3 COPY .recover | sqlite3 NEW` saves what can "
+    "be read. Put NEW or a backup in its place, or move the file aside and the next collection begins a new history"
 )
 
 
 def open_writer(path: Path, *, timeout_seconds: float) -> sqlite3.Connection:
     """A connection that may write; the file and its directory are made when missing.
 
-    What was committed through it survives the end of the process at any moment, and a power failure as far as the disk keeps
-    what it said it had written (WAL, synchronous=FULL, F_FULLFSYNC on macOS). Raises HistoryError and its kin.
+    What was committed through it survives the end of the process at any moment, and a power failure as far as the disk
+    keeps what it said it had written (WAL, synchronous=FULL, F_FULLFSYNC on macOS). Raises HistoryError and its kin.
     """
     with told(path, "the history cannot be opened for writing"):
         if not path.exists():
@@ -63,8 +63,8 @@ def open_reader(path: Path, *, timeout_seconds: float) -> sqlite3.Connection:
             found = schema.version(connection)
         except sqlite3.OperationalError as error:
             connection.close()
-            # Without the right to write beside the file there can be no -shm: then, and only when no -wal holds more than
-            # the file does, it may be read as something that does not change.
+            # Without the right to write beside the file there can be no -shm: then, and only when no -wal holds more
+            # than the file does, it may be read as something that does not change.
             if _code(error) not in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY) or _has_wal(path):
                 raise
             connection = _connect(path, "ro&immutable=1", timeout_seconds)

@@ -57,8 +57,9 @@ class HistoryTooNew(HistoryError):
 class Series:
     """One metric of one instance over time.
 
-    `labels` include `instance`. `times` is datetime64[s] in UTC, ascending and without repeats; `values` has its length, in
-    the unit that the name carries. `origins` says where the numbers came from (`collected`, `example`, `imported from …`).
+    `labels` include `instance`. `times` is datetime64[s] in UTC, ascending and without repeats; `values` has its
+    length, in the unit that the name carries. `origins` says where the numbers came from (`collected`, `example`,
+    `imported from …`).
     """
 
     name: str
@@ -73,9 +74,9 @@ class FilesystemHistory:
     """One partition's past, a row per UTC day that has data (missing days are simply missing).
 
     `used_bytes_max` and `inodes_used_max` are the highest values of each day; `size_bytes`, `reserved_bytes` and
-    `inodes_total` the last ones of it; nan where not known. Where the device behind the mount point changed within a day,
-    all of that day's values are those of the later device. `recent` is used bytes as finely as kept, for at most the last
-    14 days. `samples` counts what the days were made from. `origins` says where every number came from.
+    `inodes_total` the last ones of it; nan where not known. Where the device behind the mount point changed within a
+    day, all of that day's values are those of the later device. `recent` is used bytes as finely as kept, for at most
+    the last 14 days. `samples` counts what the days were made from. `origins` says where every number came from.
     """
 
     instance: str

@@ -42,7 +42,8 @@ def split(text: str) -> tuple[str, str]:
 
 
 def labels_text(labels: Mapping[str, str]) -> str:
-    """Labels as JSON, keys sorted, in ASCII: a file name that is not UTF-8 (a lone surrogate in Python) stays itself."""
+    """Labels as JSON, keys sorted, in ASCII: a file name that is not UTF-8 (a lone surrogate in Python) stays
+    itself."""
     for label, value in labels.items():
         if not isinstance(label, str) or not isinstance(value, str):
             raise UsageError(f"a label that is not text: {label!r}={value!r}")
@@ -56,7 +57,8 @@ def labels_of(text: str) -> dict[str, str]:
 
 
 def check_name(text: str, what: str) -> str:
-    """The text itself. Raises UsageError when it is empty or holds what no name may hold (control characters, surrogates)."""
+    """The text itself. Raises UsageError when it is empty or holds what no name may hold (control characters,
+    surrogates)."""
     if not isinstance(text, str) or not text or _UNFIT.search(text):
         raise UsageError(f"{what} is text without control characters, not {text!r}")
     return text

@@ -1,9 +1,9 @@
 """Many samples, or many buckets, of one series in one small blob, bit for bit.
 
-A blob is a head of six bytes (kind, scale, count) and a zlib stream (with its checksum) of columns. Each column holds 64-bit
-numbers as differences from the one before, byte planes apart, so that the planes that do not change cost nothing. Values that
-are whole numbers after a multiplication (counters in 0.01 s, bytes) are kept as integers; others as the exclusive-or of their
-bits with the value before, as in Gorilla (Pelkonen et al., VLDB 2015).
+A blob is a head of six bytes (kind, scale, count) and a zlib stream (with its checksum) of columns. Each column holds
+64-bit numbers as differences from the one before, byte planes apart, so that the planes that do not change cost
+nothing. Values that are whole numbers after a multiplication (counters in 0.01 s, bytes) are kept as integers; others
+as the exclusive-or of their bits with the value before, as in Gorilla (Pelkonen et al., VLDB 2015).
 """
 
 from __future__ import annotations

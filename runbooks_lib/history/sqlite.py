@@ -6,14 +6,16 @@ import os
 import sqlite3
 import threading
 import time as clock
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 
-from runbooks_lib.errors import UsageError
+from runbooks_lib.errors import RunbookError, UsageError
 from runbooks_lib.facts.samples import Sample
 from runbooks_lib.history import compaction, database, names, partitions, writing
 from runbooks_lib.history.buckets import ascending
@@ -49,12 +51,22 @@ _FUTURE_SECONDS = 3600
 _FUTURE_IMPORT_SECONDS = DAY_SECONDS
 
 
+@dataclass
+class _Waiting:
+    """A snapshot on its way into the file."""
+
+    snapshot: writing.Snapshot
+    done: bool = False
+    error: BaseException | None = None
+
+
 class SqliteHistory:
     """The history in one file. Threads may share it; a file is made at the first write, never by reading.
 
-    What a storing method has returned from is kept: through `kill -9` at any moment, and through a power failure as far as
-    the disk keeps what it acknowledged. Samples are kept for `raw_days`, hours for `hourly_days`, days for ever. Every method
-    raises HistoryError (Missing, Locked, Damaged, TooNew), whose text names the file and says what is true now.
+    What a storing method has returned from is kept: through `kill -9` at any moment, and through a power failure as far
+    as the disk keeps what it acknowledged. Samples are kept for `raw_days`, hours for `hourly_days`, days for ever.
+    Every method raises HistoryError (Missing, Locked, Damaged, TooNew), whose text names the file and says what is true
+    now.
     """
 
     def __init__(
@@ -73,19 +85,32 @@ class SqliteHistory:
         self._reader: Reader | None = None
         self._file: tuple[int, int, int] | None = None
         self._inherited: list[object] = []
+        self._queue: deque[_Waiting] = deque()
+
+    def prepare(self) -> None:
+        """Make or open the file for writing now, so that a mistaken path is told before hosts are asked."""
+        with self._writing("the history cannot be written"):
+            pass
 
     # -- writing -------------------------------------------------------------------------------------------------------
 
     def store_snapshot(self, instance: str, time: datetime, samples: Iterable[Sample]) -> None:
         """Keep what a host said at one time, whole or not at all, and that its collection went well.
 
-        All samples are stored under `time` (to the second). Storing the same second again joins the two; where both have a
-        value, the later stored one holds. A time before what is stored already (a clock that went back) is as good as any
-        other. One in the future is kept and read once it has come.
+        All samples are stored under `time` (to the second). Storing the same second again joins the two; where both
+        have a value, the later stored one holds. A time before what is stored already (a clock that went back) is as
+        good as any other. One in the future is kept and read once it has come.
         """
-        values, second = names.values_by_key(samples), to_seconds(time)
-        with self._writing(f"the snapshot of {instance} was not stored") as writer:
-            writer.store_snapshot(instance, second, values)
+        names.check_name(instance, "a host's name")
+        waiting = _Waiting(writing.Snapshot(instance, to_seconds(time), names.values_by_key(samples)))
+        self._queue.append(waiting)
+        # While one thread waits for the disk the others queue up; the next one stores them all with one wait.
+        with self._lock:
+            if not waiting.done:
+                batch = [self._queue.popleft() for _ in range(len(self._queue))]
+                self._store(batch)
+        if waiting.error is not None:
+            raise waiting.error
 
     def record_failure(self, instance: str, time: datetime, state: str, message: str) -> None:
         """Keep that a host was not read: `state` is the HostError's kind, `message` what it said."""
@@ -167,8 +192,8 @@ class SqliteHistory:
     ) -> list[Series]:
         """Every series of that metric whose labels include the given ones, start <= time <= end, where it has values.
 
-        Samples as they came where they are still kept; before that the last value of each hour, then of each day, at its
-        own time.
+        Samples as they came where they are still kept; before that the last value of each hour, then of each day, at
+        its own time.
         """
         begin, until = 0 if start is None else to_seconds(start), _until(end)
         rest = {label: value for label, value in labels.items() if label != names.INSTANCE}
@@ -288,6 +313,20 @@ class SqliteHistory:
 
     # -- parts ---------------------------------------------------------------------------------------------------------
 
+    def _store(self, batch: list[_Waiting]) -> None:
+        names_of = sorted({waiting.snapshot.instance for waiting in batch})
+        listed = ", ".join(names_of[:5]) + (f" and {len(names_of) - 5} more" if len(names_of) > 5 else "")
+        error: BaseException | None = RunbookError("the storing thread was stopped; the snapshot was not stored")
+        try:
+            with self._writing(f"the snapshot of {listed} was not stored") as writer:
+                writer.store_snapshots([waiting.snapshot for waiting in batch])
+            error = None
+        except RunbookError as failed:
+            error = failed
+        finally:
+            for waiting in batch:
+                waiting.done, waiting.error = True, error
+
     @contextmanager
     def _writing(self, what: str) -> Iterator[writing.Writer]:
         with self._lock, self._told(what):
@@ -304,7 +343,8 @@ class SqliteHistory:
             if self._reader is None:
                 self._reader = Reader(open_reader(self.path, timeout_seconds=self._timeout))
                 self._remember_file()
-            # One transaction around it all: compaction moves samples between tables, and none may be seen twice or missed.
+            # One transaction around it all: compaction moves samples between tables, and none may be seen twice or
+            # missed.
             with transaction(self._reader.connection, writing=False):
                 self._reader.begin()
                 yield self._reader
@@ -323,8 +363,8 @@ class SqliteHistory:
             ) from error
 
     def _still_the_same_file(self) -> None:
-        """A file that was moved away or put in place of ours must not be written by its old name; nor may a process that
-        was forked use its parent's connections (sqlite.org/howtocorrupt.html, 2.6)."""
+        """A file that was moved away or put in place of ours must not be written by its old name; nor may a process
+        that was forked use its parent's connections (sqlite.org/howtocorrupt.html, 2.6)."""
         if self._file is None:
             return
         if not self._is_ours():

@@ -1,8 +1,8 @@
 """The three tiers of blocks, and how samples get into them.
 
-Samples are kept for days, hours for a year, days for ever; the coarser tiers are filled at the same time as the finer one,
-so that ageing is nothing but deleting whole blocks. Adding is a union: in any order, twice, or after a clock went back, the
-blocks come out the same.
+Samples are kept for days, hours for a year, days for ever; the coarser tiers are filled at the same time as the finer
+one, so that ageing is nothing but deleting whole blocks. Adding is a union: in any order, twice, or after a clock went
+back, the blocks come out the same.
 """
 
 from __future__ import annotations
@@ -78,8 +78,8 @@ def add(connection: sqlite3.Connection, series: int, times: Ints, values: Floats
 def expire(connection: sqlite3.Connection, series: int, *, keep: Keep, now: int) -> None:
     """Drop the finer blocks whose time is over. Call inside a transaction.
 
-    A block goes when it is too old by the clock *and* as many younger ones stand after it as the tier keeps: one run with a
-    clock years ahead costs nothing, and a host that was switched off keeps its last weeks as they were.
+    A block goes when it is too old by the clock *and* as many younger ones stand after it as the tier keeps: one run
+    with a clock years ahead costs nothing, and a host that was switched off keeps its last weeks as they were.
     """
     _expire(connection, RAW, series, keep.raw_from(now), keep.raw_days)
     period_days = HOURS.period_seconds // DAY_SECONDS

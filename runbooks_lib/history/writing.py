@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -33,8 +33,18 @@ class Imported:
     origin: str
 
 
+@dataclass(frozen=True)
+class Snapshot:
+    """One host's numbers by key (`names.key`) at one second."""
+
+    instance: str
+    time: int
+    values: Mapping[str, float]
+
+
 class Writer:
-    """Remembers ids, so that a snapshot costs a few statements. Raises sqlite3.Error, which the caller tells in words."""
+    """Remembers ids, so that a snapshot costs a few statements. Raises sqlite3.Error, which the caller tells in
+    words."""
 
     def __init__(self, connection: sqlite3.Connection, keep: tiers.Keep) -> None:
         self.connection = connection
@@ -42,24 +52,28 @@ class Writer:
         self._instances: dict[str, int] = {}
         self._layouts: dict[tuple[int, bytes], int] = {}
 
-    def store_snapshot(self, instance: str, time: int, values: Mapping[str, float]) -> None:
-        """One snapshot, `values` by key (names.key). A second one of the same second is joined with the first: where both
-        have a number the later one holds."""
-        keys = sorted(values)
-        digest = head.digest(keys)
+    def store_snapshots(self, snapshots: Sequence[Snapshot]) -> None:
+        """All of these snapshots in one transaction. A second one of the same host and second is joined with the first:
+        where both have a number the later one holds."""
+        seen: list[tuple[str, int, bytes, int]] = []
         with transaction(self.connection, writing=True):
-            number = self._instance(instance)
-            layout = self._layout(number, digest, keys, time)
-            stored = self.connection.execute(
-                "INSERT INTO snapshot (key, layout, data) VALUES (?, ?, ?) ON CONFLICT (key) DO NOTHING",
-                (head.key(number, time), layout, head.pack([values[key] for key in keys])),
-            )
-            if not stored.rowcount:
-                self._join_snapshot(number, time, values)
-            self._attempt(number, time, "ok", "")
+            for snapshot in snapshots:
+                keys = sorted(snapshot.values)
+                digest = head.digest(keys)
+                number = self._instance(snapshot.instance)
+                layout = self._layout(number, digest, keys, snapshot.time)
+                seen.append((snapshot.instance, number, digest, layout))
+                stored = self.connection.execute(
+                    "INSERT INTO snapshot (key, layout, data) VALUES (?, ?, ?) ON CONFLICT (key) DO NOTHING",
+                    (head.key(number, snapshot.time), layout, head.pack([snapshot.values[key] for key in keys])),
+                )
+                if not stored.rowcount:
+                    self._join_snapshot(number, snapshot.time, snapshot.values)
+                self._attempt(number, snapshot.time, "ok", "")
         # Only what was committed is remembered.
-        self._instances[instance] = number
-        self._layouts[number, digest] = layout
+        for instance, number, digest, layout in seen:
+            self._instances[instance] = number
+            self._layouts[number, digest] = layout
 
     def record_failure(self, instance: str, time: int, state: str, message: str) -> None:
         """A collection that brought nothing. The same failure as the one before lengthens its row."""

@@ -1,0 +1,263 @@
+"""The history on a Prometheus-compatible server, read through its HTTP API."""
+
+from __future__ import annotations
+
+import re
+import time as clock
+from collections.abc import Mapping
+from datetime import datetime
+
+import numpy as np
+
+from runbooks_lib.history import partitions
+from runbooks_lib.history.model import (
+    AVAIL_BYTES,
+    DAY_SECONDS,
+    FILES,
+    FILES_FREE,
+    FREE_BYTES,
+    SIZE_BYTES,
+    Collection,
+    FilesystemHistory,
+    Floats,
+    Ints,
+    Series,
+    from_seconds,
+    to_seconds,
+    to_times,
+)
+from runbooks_lib.history.prometheus_api import (
+    DEFAULT_TIMEOUT_SECONDS,
+    PrometheusApi,
+    Vector,
+    quoted,
+    quoted_pattern,
+    steps,
+)
+
+_STEP_SECONDS = 300
+_SEEN_DAYS = 14  # a partition without a value for so long is not listed any more
+_LONGEST_DAYS = 400
+_MILLISECOND = 0.001
+_KIND = "runbook_kind"
+_RENAMED = {"job", "__name__", _KIND}
+
+
+class PrometheusHistory:
+    """Reads what a server has scraped from node_exporter.
+
+    A host is the value of `instance_label`; a port at its end is left out, so that `db-01:9100` is the inventory's
+    `db-01`. Numbers are read every five minutes (every step that a server's limit of points allows), so that a peak
+    between two steps may be missed. Every method raises HistoryError.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        instance_label: str = "instance",
+        user: str | None = None,
+        password: str | None = None,
+        token: str | None = None,
+        timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
+    ) -> None:
+        self.api = PrometheusApi(url, user=user, password=password, token=token, timeout_seconds=timeout_seconds)
+        self._label = instance_label
+        self._origins = (f"Prometheus at {re.sub(r'^https?://', '', self.api.url)}",)
+
+    def series(
+        self,
+        name: str,
+        labels: Mapping[str, str] = {},
+        *,
+        start: datetime | None = None,
+        end: datetime | None = None,
+    ) -> list[Series]:
+        """Every series of that metric whose labels include the given ones: its last value at even steps of at least
+        five minutes. Without `start` the last 400 days."""
+        until = _until(end)
+        begin = until - _LONGEST_DAYS * DAY_SECONDS if start is None else to_seconds(start)
+        step = steps(until - begin, least=_STEP_SECONDS)
+        selector = self._selector(name, labels)
+        # Whole multiples of the step, so that the same question has the same answer a minute later.
+        first = -(-begin // step) * step
+        vectors = self.api.query_range(f"last_over_time({selector}[{step}s])", start=first, end=until, step=step)
+        return [
+            Series(
+                name,
+                {**self._rest(vector.labels), "instance": self._instance(vector.labels)},
+                to_times(_seconds(vector)),
+                vector.values,
+                self._origins,
+            )
+            for vector in sorted(vectors, key=lambda vector: sorted(vector.labels.items()))
+        ]
+
+    def filesystems(self, instance: str | None = None) -> list[tuple[str, str]]:
+        """Sorted (instance, mount point) of every partition that had a value in the last 14 days."""
+        now = clock.time()
+        labels = {} if instance is None else {"instance": instance}
+        found = self.api.series(self._selector(SIZE_BYTES, labels), start=now - _SEEN_DAYS * DAY_SECONDS, end=now)
+        return sorted({(self._instance(one), one["mountpoint"]) for one in found if "mountpoint" in one})
+
+    def filesystem(
+        self, instance: str, mountpoint: str, *, end: datetime | None = None, days: int = 400
+    ) -> FilesystemHistory | None:
+        """One partition's past over the last `days` days before `end`, in two questions; None when there is none."""
+        until = _until(end)
+        labels = {"instance": instance, "mountpoint": mountpoint}
+        days_found = self._daily(labels, until, days)
+        size, free = self._selector(SIZE_BYTES, labels), self._selector(FREE_BYTES, labels)
+        begin = until - partitions.RECENT_DAYS * DAY_SECONDS
+        first = -(-begin // _STEP_SECONDS) * _STEP_SECONDS
+        recent = self.api.query_range(f"{size} - {free}", start=first, end=until, step=_STEP_SECONDS)
+        devices: dict[tuple[str, str], dict[str, Vector]] = {}
+        for vector in [*days_found, *recent]:
+            device = vector.labels.get("device", ""), vector.labels.get("fstype", "")
+            devices.setdefault(device, {}).setdefault(vector.labels.get(_KIND, "recent"), vector)
+        pasts = [_device_past(*device, by_kind) for device, by_kind in devices.items()]
+        return partitions.assemble(instance, mountpoint, pasts, self._origins)
+
+    def instances(self) -> list[str]:
+        """Sorted names of the hosts whose file systems had a value in the last 14 days."""
+        return sorted({instance for instance, _ in self.filesystems()})
+
+    def last_collection(self, instance: str) -> Collection | None:
+        """When the server last had a number of that host's file systems; `unreachable` when it cannot scrape it now."""
+        now = clock.time()
+        seen = self._selector(SIZE_BYTES, {"instance": instance})
+        up = self._selector("up", {"instance": instance})
+        found = self.api.query(
+            f"{_marked(f'max_over_time(timestamp({seen})[{_SEEN_DAYS}d:5m])', 'seen')} or {_marked(up, 'up')}", time=now
+        )
+        last = {vector.labels.get(self._label, ""): 0.0 for vector in found if vector.labels.get(_KIND) == "seen"}
+        for vector in found:
+            target = vector.labels.get(self._label, "")
+            if vector.labels.get(_KIND) == "seen":
+                last[target] = max(last[target], float(vector.values[-1]))
+        down = [
+            vector.labels.get(self._label, "")
+            for vector in found
+            if vector.labels.get(_KIND) == "up" and vector.values[-1] == 0
+        ]
+        # Another exporter on the same host may be down without being asked about here.
+        refused = [target for target in down if target in last or not last]
+        if refused:
+            message = f"the server at {self.api.url} cannot scrape {refused[0]}"
+            return Collection(from_seconds(int(now)), "unreachable", message)
+        return Collection(from_seconds(int(max(last.values()))), "ok") if last else None
+
+    def close(self) -> None:
+        """Nothing is kept open between two questions."""
+
+    # -- parts ---------------------------------------------------------------------------------------------------------
+
+    def _daily(self, labels: Mapping[str, str], until: int, days: int) -> list[Vector]:
+        """Each day's values, marked by kind, at the last millisecond of the day."""
+        today = until - until % DAY_SECONDS
+        first = today - (days - 1) * DAY_SECONDS
+        whole = self.api.query_range(
+            self._days_of(labels, DAY_SECONDS),
+            start=first + DAY_SECONDS - _MILLISECOND,
+            # A day that is not over is asked for up to its end too, which has no values yet.
+            end=today + (DAY_SECONDS if until > clock.time() - _STEP_SECONDS else 0) - _MILLISECOND,
+            step=DAY_SECONDS,
+        )
+        if until > clock.time() - _STEP_SECONDS or until == today:
+            return whole
+        # `end` lies within a day of the past: of that one only what came before.
+        return _joined(whole, self.api.query(self._days_of(labels, until - today + 1), time=until))
+
+    def _days_of(self, labels: Mapping[str, str], window: int) -> str:
+        """One question for all kinds, so that a partition costs one round trip."""
+        size, free, avail = (self._selector(name, labels) for name in (SIZE_BYTES, FREE_BYTES, AVAIL_BYTES))
+        files, files_free = self._selector(FILES, labels), self._selector(FILES_FREE, labels)
+        fine = f"[{window}s:{_STEP_SECONDS}s]"
+        # The difference first and the maximum afterwards: right on the day of a resize, too.
+        kinds = {
+            "used": f"max_over_time(({size} - {free}){fine})",
+            "size": f"last_over_time({size}[{window}s])",
+            "reserved": f"last_over_time({free}[{window}s]) - last_over_time({avail}[{window}s])",
+            "inodes_used": f"max_over_time(({files} - {files_free}){fine})",
+            "inodes": f"last_over_time({files}[{window}s])",
+            "count": f"count_over_time(({size} - {free}){fine})",
+            "last": f"max_over_time(timestamp({size}){fine})",
+        }
+        return " or ".join(_marked(expression, kind) for kind, expression in kinds.items())
+
+    def _selector(self, name: str, labels: Mapping[str, str]) -> str:
+        matchers = [f"{label}={quoted(value)}" for label, value in labels.items() if label != "instance"]
+        if "instance" in labels:
+            pattern = r"\[?" + quoted_pattern(labels["instance"]) + r"\]?(:[0-9]+)?"
+            matchers.append(f"{self._label}=~{quoted(pattern)}")
+        return f"{name}{{{','.join(matchers)}}}"
+
+    def _instance(self, labels: Mapping[str, str]) -> str:
+        return without_port(labels.get(self._label, ""))
+
+    def _rest(self, labels: Mapping[str, str]) -> dict[str, str]:
+        return {label: value for label, value in labels.items() if label != self._label and label not in _RENAMED}
+
+
+def without_port(target: str) -> str:
+    """The host of a scrape target: `db-01:9100` is `db-01`, `[::1]:9100` is `::1`."""
+    return re.sub(r"^\[(.*)\]$", r"\1", re.sub(r"(?<![:]):[0-9]+$", "", target))
+
+
+def _marked(expression: str, kind: str) -> str:
+    return f'label_replace({expression}, "{_KIND}", "{kind}", "", "")'
+
+
+def _joined(whole: list[Vector], part: list[Vector]) -> list[Vector]:
+    by_labels = {tuple(sorted(_unnamed(vector).items())): vector for vector in whole}
+    for vector in part:
+        key = tuple(sorted(_unnamed(vector).items()))
+        before = by_labels.get(key)
+        by_labels[key] = (
+            vector
+            if before is None
+            else Vector(vector.labels, np.append(before.times, vector.times), np.append(before.values, vector.values))
+        )
+    return list(by_labels.values())
+
+
+def _unnamed(vector: Vector) -> dict[str, str]:
+    return {label: value for label, value in vector.labels.items() if label != "__name__"}
+
+
+def _seconds(vector: Vector) -> Ints:
+    return np.floor(vector.times + _MILLISECOND / 2).astype(np.int64)
+
+
+def _device_past(device: str, fstype: str, by_kind: Mapping[str, Vector]) -> partitions.DevicePast:
+    def days(kind: str) -> tuple[Ints, Floats]:
+        vector = by_kind.get(kind)
+        if vector is None:
+            return np.empty(0, dtype=np.int64), np.empty(0)
+        return vector.times.astype(np.int64) // DAY_SECONDS * DAY_SECONDS, vector.values
+
+    start = np.union1d(days("used")[0], days("inodes_used")[0])
+
+    def column(kind: str) -> Floats:
+        return partitions.on_days(start, *days(kind))
+
+    last = column("last")
+    recent = by_kind.get("recent")
+    return partitions.DevicePast(
+        device,
+        fstype,
+        start,
+        np.where(np.isnan(last), start, np.nan_to_num(last)).astype(np.int64),
+        np.nan_to_num(column("count")).astype(np.int64),
+        column("used"),
+        column("size"),
+        column("reserved"),
+        column("inodes_used"),
+        column("inodes"),
+        np.empty(0, dtype=np.int64) if recent is None else _seconds(recent),
+        np.empty(0) if recent is None else recent.values,
+    )
+
+
+def _until(end: datetime | None) -> int:
+    return int(clock.time()) if end is None else to_seconds(end)
