@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from runbooks_lib.facts.fact import Damaged, excerpt
+from runbooks_lib.facts.fact import Damaged
 
 _STATUS = re.compile(r"status ([0-9]{1,3})\Z")
 _ROW = re.compile(r"([0-9]{1,20})\t(.*)\Z", re.DOTALL)
@@ -33,25 +33,31 @@ class Directories:
 
 
 def parse(text: str, mountpoint: str) -> Directories:
-    """Records `KiB<tab>PATH` ended by NUL (GNU du -0) or newline (busybox), after one record `status N`. Raises
-    Damaged.
+    r"""Rows `KiB<tab>PATH` after one row `status N`. Raises Damaged.
 
-    A path outside the mount is refused: with newlines as ends a directory's name can look like a row."""
-    separator = "\0" if "\0" in text else "\n"
-    records = [record.lstrip("\n") if separator == "\0" else record for record in text.split(separator)]
-    records = [record for record in records if record]
+    A newline in a name comes as the byte 1 where du can end rows with NUL. busybox's cannot: there the rest of such a name
+    stands as a row of its own, which is left out and told; a row outside the mount is left out as well.
+    """
+    records = [record for record in text.split("\n") if record]
     status = _STATUS.match(records[0]) if records else None
     if status is None:
         raise Damaged("du's exit status is missing")
-    rows = []
+    rows, odd = [], 0
     inside = mountpoint.rstrip("/") + "/"
     for record in records[1:]:
         match = _ROW.match(record)
-        if match is None or not (match[2] == mountpoint or match[2].startswith(inside)):
-            raise Damaged(f"{excerpt(record)} is not a size and a path below the mount")
-        rows.append(Directory(match[2], int(match[1]) * 1024))
+        path = match[2].replace("\x01", "\n") if match else ""
+        if match is None or not (path == mountpoint or path.startswith(inside)):
+            odd += 1
+            continue
+        rows.append(Directory(path, int(match[1]) * 1024))
     code = int(status[1])
-    detail = {0: "", 137: "time ran out", 124: "time ran out"}.get(code, "some directories could not be read")
+    details = []
+    if code:
+        details.append("time ran out" if code in (124, 137) else "some directories could not be read")
+    if odd:
+        details.append(f"{odd} rows were left out: a directory's name holds a newline")
     if code not in (0, 1) and not rows:
-        raise Damaged(f"du ended with status {code} and no row: {detail}")
-    return Directories(mountpoint, tuple(sorted(rows, key=lambda row: -row.size_bytes)), code == 0, detail)
+        raise Damaged(f"du ended with status {code} and no row: {details[0]}")
+    rows.sort(key=lambda row: -row.size_bytes)
+    return Directories(mountpoint, tuple(rows), not details, "; ".join(details))

@@ -12,7 +12,7 @@ _ROW = re.compile(r"<([0-9]{1,4})>(?:\[ *([0-9]{1,10}\.[0-9]{1,9})\](?:\[[^]]*\]
 _MATCHED = re.compile(r"matched ([0-9]{1,9}) lines ([0-9]{1,9})\Z")
 _DISK = re.compile(
     r"I/O error|EXT[234]-fs|XFS|BTRFS|JBD2|F2FS|blk_update_request|\bata[0-9]|\bsd[a-z]+\b|\bnvme|\bvd[a-z]\b"
-    r"|SCSI|device-mapper"
+    r"|SCSI|device-mapper|journal on device"
     r"|\bmd[0-9/]|read-only|blocked for more than|nfs:|CIFS|\bdm-[0-9]",
     re.IGNORECASE,
 )

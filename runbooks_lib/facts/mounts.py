@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from runbooks_lib.facts.fact import Damaged, number
 
 _OCTAL = re.compile(r"\\([0-7]{3})")
+_READ_ONLY = frozenset({"ro", "emergency_ro", "shutdown"})
 _LINE = re.compile(
     r"([0-9]{1,10}) ([0-9]{1,10}) ([0-9]{1,10}:[0-9]{1,10}) (\S+) (\S+) (\S+) (?:\S+ )*?- (\S+) (\S*) (\S+)\Z"
 )
@@ -38,8 +39,9 @@ class Mount:
 
     @property
     def read_only(self) -> bool:
-        """True when nothing can be written through this mount."""
-        return self.options[0] == "ro" or "ro" in self.super_options
+        """True when nothing can be written through this mount. ext4 of newer kernels (seen on 6.18) says `emergency_ro`
+        after an error and goes on showing `rw`; a file system that was shut down says `shutdown`."""
+        return self.options[0] == "ro" or not _READ_ONLY.isdisjoint(self.super_options)
 
 
 @dataclass(frozen=True, slots=True)

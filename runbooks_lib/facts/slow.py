@@ -123,7 +123,9 @@ def _partly(fact: Fact[T], as_root: bool) -> Fact[T]:
 
 def _journal(answer: Answer) -> Fact[tuple[kernel_log.JournalMessage, ...]]:
     if answer.not_read.get("journal") == "absent":
-        return absent("no journalctl here")
+        return absent("the host keeps no systemd journal")
+    if answer.not_read.get("journal") == "denied":
+        return Fact(State.NOT_ALLOWED, None, "the journal needs root, or the group adm or systemd-journal")
     return answer.fact(kernel_log.parse_journal, "journal")
 
 
