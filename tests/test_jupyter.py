@@ -1,0 +1,75 @@
+"""`runbook lab`: a real JupyterLab on loopback, its token in no log, argument or environment."""
+
+import http.client
+import os
+import socket
+import stat
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from runbooks_lib import jupyter
+from runbooks_lib.errors import RunbookError, UsageError
+
+
+def answer(lab: jupyter.Lab, path: str, **headers: str) -> int:
+    connection = http.client.HTTPConnection(urlsplit(lab.url).netloc, timeout=10)
+    connection.request("GET", path, headers=headers)
+    status = connection.getresponse().status
+    connection.close()
+    return status
+
+
+def test_the_server_answers_only_those_who_have_the_token_and_the_token_is_nowhere_else(tmp_path: Path) -> None:
+    log = tmp_path / "lab.log"
+    lab = jupyter.prepare(tmp_path / "lab", config_file=tmp_path / "runbooks.toml")
+    assert lab.token_file is not None
+    token = lab.token_file.read_text()
+    assert stat.S_IMODE(lab.token_file.stat().st_mode) == 0o600
+    assert token not in " ".join(lab.command)
+    assert token not in "".join(lab.environment.values())
+    with jupyter.running(lab, log=log) as process:
+        assert answer(lab, "/api/contents") == 403
+        assert answer(lab, "/api/contents", Authorization=f"token {token}") == 200
+        # DNS rebinding: a page of another site must not reach it by its own name.
+        assert answer(lab, "/api/contents", Authorization=f"token {token}", Host="evil.example") == 403
+        command = Path(f"/proc/{process.pid}/cmdline")
+        if command.exists():
+            assert token not in command.read_text()
+    assert token not in log.read_text()
+    assert not lab.runtime.exists()
+    assert not lab.token_file.exists()
+    with pytest.raises(ProcessLookupError):
+        os.kill(process.pid, 0)
+
+
+def test_another_address_is_refused_without_tls_and_password(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"0\.0\.0\.0 can be reached from other machines.*TLS certificate.*password"):
+        jupyter.prepare(tmp_path, ip="0.0.0.0")  # noqa: S104 (refused is what is tested)
+    with pytest.raises(UsageError, match="a password is missing"):
+        jupyter.prepare(tmp_path, ip="::", certificate=tmp_path / "c.pem", key=tmp_path / "k.pem")
+    with pytest.raises(UsageError, match="not an IP address"):
+        jupyter.prepare(tmp_path, ip="example.org")
+
+
+def test_a_port_in_use_is_told(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(UsageError, match="in use"):
+            jupyter.prepare(tmp_path, port=taken.getsockname()[1])
+
+
+def test_a_server_that_dies_is_told_with_what_it_said(tmp_path: Path) -> None:
+    lab = jupyter.prepare(tmp_path / "lab")
+    (tmp_path / "lab/config/jupyter_server_config.json").write_text('{"ServerApp": {"port": "no number"}}')
+    with pytest.raises(RunbookError, match="did not start") as caught, jupyter.running(lab):
+        pass
+    assert "no number" in str(caught.value)
+    assert not lab.runtime.exists()
+
+
+def test_missing_notebooks_are_told(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no such directory"):
+        jupyter.prepare(tmp_path, notebooks=tmp_path / "absent")
