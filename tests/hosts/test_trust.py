@@ -20,11 +20,11 @@ import pytest
 
 from runbooks_lib.errors import RunbookError
 from runbooks_lib.hosts import trust
-from runbooks_lib.hosts.host import DeadlineExceeded, HostKeyChanged, HostUnreachable, SettingsRefused
+from runbooks_lib.hosts.host import DeadlineExceeded, HostKeyChanged, HostKeyUnknown, HostUnreachable, SettingsRefused
 from runbooks_lib.hosts.known_hosts import KnownHosts
 from runbooks_lib.hosts.known_hosts_file import hash_name
 from runbooks_lib.hosts.ssh_options import SshSettings
-from runbooks_lib.hosts.trust import ShownKey, add, fetch_host_key, plan
+from runbooks_lib.hosts.trust import ShownKey, add, fetch_host_key, offered_key, plan
 
 KEY = paramiko.ECDSAKey.generate()
 OTHER = paramiko.ECDSAKey.generate()
@@ -112,7 +112,7 @@ def test_nobody_there_is_told_as_unreachable(tmp_path: Path) -> None:
         fetch_host_key(settings_for(tmp_path, port))
 
 
-def test_a_host_behind_a_jump_host_needs_a_way_through_it(tmp_path: Path, port: int) -> None:
+def test_another_way_to_the_host_may_be_given(tmp_path: Path, port: int) -> None:
     settings = settings_for(tmp_path, port)
     fetched = fetch_host_key(
         settings, open_socket=lambda to, seconds: socket.create_connection((to.hostname, to.port), seconds)
@@ -283,7 +283,11 @@ def sshd(tmp_path: Path) -> Iterator[int]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = int(free.getsockname()[1])
     config = tmp_path / "sshd_config"
-    config.write_text(f"ListenAddress 127.0.0.1:{port}\nHostKey {key}\nUsePAM no\nPidFile none\n")
+    config.write_text(
+        f"ListenAddress 127.0.0.1:{port}\nHostKey {key}\nUsePAM no\nPidFile none\nStrictModes no\n"
+        f"AuthorizedKeysFile {tmp_path}/authorized_keys\n"
+    )
+    (tmp_path / "authorized_keys").write_text(f"{OTHER.get_name()} {OTHER.get_base64()}\n")
     server = subprocess.Popen(["/usr/sbin/sshd", "-D", "-e", "-f", config], stderr=subprocess.DEVNULL)
     end = time.monotonic() + 10
     while True:
@@ -333,3 +337,24 @@ def test_the_verdict_on_a_real_server_is_that_of_ssh_itself(tmp_path: Path, sshd
         known = KnownHosts.load([path])
         state = known.check("127.0.0.1", sshd, KEY.get_name(), KEY.asbytes()).state
         assert (state == "known") == ("Permission denied" in said), (content, state, said)
+
+
+@pytest.mark.lab
+def test_the_key_of_a_host_behind_a_jump_host_is_fetched_through_it(tmp_path: Path, sshd: int) -> None:
+    user_key = tmp_path / "user_key"
+    OTHER.write_private_key_file(str(user_key))
+    known = tmp_path / "known"
+    config = tmp_path / "ssh_config"
+    config.write_text(
+        f"Host inner\n  ProxyJump gate\n  HostKeyAlias inner\nHost gate\n  HostKeyAlias gate\n"
+        f"Host *\n  HostName 127.0.0.1\n  Port {sshd}\n  IdentityFile {user_key}\n  IdentitiesOnly yes\n"
+        f"  UserKnownHostsFile {known}\n  GlobalKnownHostsFile none\n"
+    )
+    with pytest.raises(HostKeyUnknown):
+        offered_key("inner", config_file=config)
+    add(offered_key("gate", config_file=config))
+    planned = offered_key("inner", config_file=config)
+    assert planned.shown.key_blob == KEY.asbytes()
+    assert planned.line.startswith("inner ")
+    add(planned)
+    assert [line.split()[0] for line in known.read_text().splitlines()] == ["gate", "inner"]
