@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import base64
+import math
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,9 +14,9 @@ from typing import Any
 
 from runbooks_lib import config as inventory
 from runbooks_lib.config import Config
-from runbooks_lib.errors import ExitCode, RunbookError
+from runbooks_lib.errors import RunbookError
 from runbooks_lib.history import open_history
-from runbooks_lib.reports import disk_page
+from runbooks_lib.reports import disk_page, result
 from runbooks_lib.reports import disk_words as words
 from runbooks_lib.reports.disk_page import Piece, Row, Unsaid
 from runbooks_lib.reports.disk_partitions import Partition, read_host, worst_first
@@ -64,11 +65,6 @@ class DiskReport:
         doubtful = len(self._doubtful_hosts())
         return line + (f"; {words.count(doubtful, 'host')} not reached or not fresh" if doubtful else "")
 
-    @property
-    def exit_code(self) -> ExitCode:
-        """3 when a threshold is crossed or work must begin, else 0."""
-        return ExitCode.THRESHOLD if self.needed else ExitCode.OK
-
     def sentences(self) -> Piece:
         """One sentence per partition that needs a person, or that nobody is needed; then what was looked at."""
         return disk_page.sentences(
@@ -111,6 +107,26 @@ class DiskReport:
     def not_said(self) -> Piece:
         """What was not reached and what cannot be said, with what to do about it."""
         return disk_page.unsaid(self.unsaid, left_out=self.left_out)
+
+    def publish(self) -> None:
+        """Tells the list of reports the headline, whether a threshold is crossed or work must begin (exit code 3), and
+        how full the fullest partition is.
+
+        Raises RunbookError when nothing could be said about any partition, so that such a run never counts as well.
+        """
+        if not self.partitions:
+            raise RunbookError(
+                f"nothing can be said about {words.listing(list(self.hosts), limit=5)}",
+                true_now="the report has no partition; its last part says why",
+                next="`runbook hosts check` says which host can be reached",
+            )
+        ratios = [partition.used_ratio for partition in self.partitions if math.isfinite(partition.used_ratio)]
+        result.publish(
+            self.headline.replace("`", ""),
+            threshold_crossed=bool(self.needed),
+            number=round(100 * max(ratios), 1) if ratios else None,
+            number_name="% used of the fullest partition",
+        )
 
     # -- words ---------------------------------------------------------------------------------------------------------
 

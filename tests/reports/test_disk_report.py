@@ -8,10 +8,10 @@ import pytest
 
 from runbooks_lib import config
 from runbooks_lib.config import Config
-from runbooks_lib.errors import ExitCode, RunbookError, UsageError
+from runbooks_lib.errors import RunbookError, UsageError
 from runbooks_lib.facts.samples import Sample
 from runbooks_lib.history import SqliteHistory
-from runbooks_lib.reports import disk_report
+from runbooks_lib.reports import disk_report, result
 from runbooks_lib.training import example_past
 
 NOW = datetime(2026, 11, 23, 21, 0, tzinfo=UTC)
@@ -84,7 +84,7 @@ def test_the_worst_comes_first_and_needs_one_sentence_each(tmp_path: Path, histo
         "Looked at 3 partitions on 2 hosts: 1 over the threshold, 1 to begin with now and 1 well."
         " As of 23 November 2026 21:00 UTC."
     )
-    assert report.exit_code is ExitCode.THRESHOLD
+    assert len(report.needed) == 2
     assert report.headline.startswith("`/srv/full` on tc-db-02 is over its threshold")
     assert report.headline.endswith("(and 1 more)")
 
@@ -96,7 +96,7 @@ def test_nobody_needed_is_said_in_one_sentence(tmp_path: Path, history: SqliteHi
         "Nobody is needed for 1 partition on 1 host.",
         "Looked at 1 partition on 1 host: 1 well. As of 23 November 2026 21:00 UTC.",
     ]
-    assert report.exit_code is ExitCode.OK
+    assert report.needed == ()
     assert report.not_said().text.startswith("Nothing: every selected host was reached")
 
 
@@ -146,7 +146,7 @@ def test_a_partition_that_is_gone_is_told_and_not_forecast(tmp_path: Path, histo
     report = disk_report.prepare(inventory(tmp_path, "[hosts.tc-db-01]\n"), now=NOW)
     assert [partition.outlook.mountpoint for partition in report.partitions] == ["/srv/new"]
     assert "`/srv/old` on tc-db-01: not seen for 9 days, while the host was." in report.not_said().text
-    assert report.exit_code is ExitCode.OK
+    assert report.needed == ()
 
 
 def test_a_listed_partition_that_was_never_seen_is_told(tmp_path: Path, history: SqliteHistory) -> None:
@@ -162,7 +162,7 @@ def test_settings_of_the_inventory_move_the_threshold(tmp_path: Path, history: S
         tmp_path, '[hosts.tc-db-01]\n[hosts.tc-db-01.partitions."/srv/calm"]\nthreshold_ratio = 0.15\ndatabase = true\n'
     )
     report = disk_report.prepare(given, now=NOW)
-    assert report.exit_code is ExitCode.THRESHOLD
+    assert len(report.needed) == 1
     assert "database" in report.table().text
 
 
@@ -189,7 +189,7 @@ def test_a_listed_mount_in_memory_is_looked_at(tmp_path: Path, history: SqliteHi
         filesystem("/dev/shm", 499, time=NOW - timedelta(minutes=5), fstype="tmpfs", device="tmpfs"),
     )
     given = inventory(tmp_path, '[hosts.tc-db-01]\n[hosts.tc-db-01.partitions."/dev/shm"]\n')
-    assert disk_report.prepare(given, now=NOW).exit_code is ExitCode.THRESHOLD
+    assert len(disk_report.prepare(given, now=NOW).needed) == 1
 
 
 def test_hostile_mounts_and_messages_stay_text(tmp_path: Path, history: SqliteHistory) -> None:
@@ -231,6 +231,29 @@ def test_charts_show_a_picture_with_alternative_text_for_each(
     assert isinstance(metadata, dict)
     assert metadata["image/png"]["alt"].startswith("Chart of bytes used on /srv/soon on tc-db-01")
     assert "without a chart of their own: `/boot` on tc-db-01." in str(shown[-1][0])
+
+
+def test_the_headline_is_published_with_the_fullest_partition(
+    tmp_path: Path, history: SqliteHistory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep(history, "tc-db-01", growing("/srv/soon", per_day=0.9, last=440))
+    keep(history, "tc-db-01", growing("/srv/calm", per_day=0.0, last=100))
+    shown: list[result.Result] = []
+    monkeypatch.setattr("IPython.display.display", lambda thing, **_: shown.append(thing))
+    disk_report.prepare(inventory(tmp_path, "[hosts.tc-db-01]\n"), now=NOW).publish()
+    (published,) = shown
+    assert published.headline.startswith("/srv/soon on tc-db-01 will pass 90 % ")
+    assert published.threshold_crossed
+    assert published.number == 88.0
+    assert published.number_name == "% used of the fullest partition"
+
+
+def test_a_report_about_nothing_is_a_failure_and_not_well(tmp_path: Path, history: SqliteHistory) -> None:
+    history.record_failure("tc-db-01", NOW - timedelta(hours=1), "unreachable", "no route to host")
+    report = disk_report.prepare(inventory(tmp_path, "[hosts.tc-db-01]\n"), now=NOW)
+    assert report.sentences().text.startswith("Nothing can be said: ")
+    with pytest.raises(RunbookError, match="nothing can be said about tc-db-01"):
+        report.publish()
 
 
 def test_an_empty_history_ends_in_one_clear_message(tmp_path: Path, history: SqliteHistory) -> None:
