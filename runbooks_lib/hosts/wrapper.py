@@ -27,9 +27,7 @@ from functools import lru_cache
 COMMAND = "exec /bin/sh -s"
 """The SSH exec request. Understood alike by sh, bash, zsh, fish and csh."""
 
-ROOT_COMMAND = (
-    """exec /bin/sh -c 'if [ "$(id -u)" = 0 ]; then exec /bin/sh -s; else exec sudo -n /bin/sh -s; fi'"""
-)
+ROOT_COMMAND = """exec /bin/sh -c 'if [ "$(id -u)" = 0 ]; then exec /bin/sh -s; else exec sudo -n /bin/sh -s; fi'"""
 """As root without a password. What sudoers must allow is the constant `/bin/sh -s`."""
 
 SMALL_INPUT_BYTES = 4096  # PIPE_BUF: always fits into an empty pipe, so that its writer never blocks
@@ -48,7 +46,9 @@ _GUARD = "{ " + _WATCH + "; } <&3 >/dev/null 4>&- &\n"
 _SCRIPT = "( exec 2>&4 3<&- 4>&-; eval "  # the quoted script follows
 _SMALL_INPUT = _GUARD + "printf %s "  # the quoted input follows
 _RAW_INPUT = (
-    "{ trap '' PIPE; head -c @L@; printf '%s fed\\n' @N@ >&4; read -r _rb_x || kill -9 -\"$_rb_g\"\n" + _GUARD + "} <&3 | "
+    "{ trap '' PIPE; head -c @L@; printf '%s fed\\n' @N@ >&4; read -r _rb_x || kill -9 -\"$_rb_g\"\n"
+    + _GUARD
+    + "} <&3 | "
 )
 _TAIL = """
 )

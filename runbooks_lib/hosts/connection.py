@@ -1,0 +1,321 @@
+"""One authenticated SSH connection: socket, key exchange, host key, login - each with its deadline and its own words."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from typing import IO, Any
+
+import paramiko
+
+from runbooks_lib.hosts.host import (
+    AuthRefused,
+    DeadlineExceeded,
+    HostError,
+    HostUnreachable,
+    SettingsRefused,
+)
+from runbooks_lib.hosts.identities import Identities, identities
+from runbooks_lib.hosts.known_hosts import KnownHosts, Verdict
+from runbooks_lib.hosts.ssh_settings import SshSettings
+from runbooks_lib.hosts.transport import Transport
+
+CONNECT_SECONDS = 10.0
+HANDSHAKE_SECONDS = 10.0
+AUTH_SECONDS = 15.0
+CHANNEL_SECONDS = 10.0
+
+KnownHostsSource = Callable[[SshSettings], KnownHosts]
+# A connected socket, or what behaves like one, and what to call when the connection has ended.
+Opened = tuple[Any, Callable[[], None]]
+OpenSocket = Callable[[float], Opened]  # the argument: the monotonic time when it must be open
+
+
+class Dropped(HostUnreachable):
+    """The other side ended the connection before anything was asked of it (MaxStartups does): one more try is allowed."""
+
+
+class Connection:
+    """An authenticated transport. Use `open_connection`; `close` may be called from any thread, more than once."""
+
+    def __init__(self, transport: Transport, on_close: Callable[[], None]) -> None:
+        self.transport = transport
+        self.last_used = time.monotonic()
+        self._on_close: Callable[[], None] | None = on_close
+        self._lock = threading.Lock()
+
+    @property
+    def alive(self) -> bool:
+        return bool(self.transport.is_active())
+
+    def close(self) -> None:
+        self.transport.cut()
+        with self._lock:
+            on_close, self._on_close = self._on_close, None
+        if on_close is not None:
+            on_close()
+
+
+def load_known_hosts(settings: SshSettings) -> KnownHosts:
+    """The known_hosts files that the settings name, read once a process while they stay the same."""
+    return KnownHosts.load(settings.known_hosts_files, revoked_files=settings.revoked_host_keys)
+
+
+def open_connection(
+    settings: SshSettings,
+    *,
+    name: str,
+    end: float,
+    open_socket: OpenSocket | None = None,
+    known_hosts: KnownHostsSource = load_known_hosts,
+) -> Connection:
+    """Connect and log in before the monotonic time `end`. `name` is how messages call the host.
+
+    The host key is judged after the key exchange and before any login. A host may hold keys of several types: when the
+    one it showed is not known but another type is, the exchange is done once more, asking for that type.
+    Raises a HostError; on any, the socket is closed.
+    """
+    known = known_hosts(settings)
+    likely = known.likely_key_types(settings.hostname, settings.port, settings.host_key_alias)
+    for attempt in (1, 2):
+        sock, on_close = (open_socket or _direct(settings, name))(end)
+        transport: Transport | None = None
+        try:
+            transport = Transport(sock)
+            _prefer(transport, likely)
+            _handshake(transport, settings, name, end)
+            verdict = _judge(known, settings, transport, sock if open_socket is None else None)
+            if verdict.state == "known":
+                _log_in(transport, settings, name, end)
+                return Connection(transport, on_close)
+            if attempt == 1 and verdict.state == "changed" and verdict.key_type not in verdict.known_types:
+                likely = verdict.known_types
+            else:
+                error = verdict.error(name, inventory_name=name)
+                raise error or SettingsRefused(name, f"the verdict on the host key is {verdict.state!r}")
+        except BaseException:
+            _let_go(transport, sock, on_close)
+            raise
+        _let_go(transport, sock, on_close)
+    raise AssertionError("the second exchange always returns or raises")
+
+
+def _let_go(transport: Transport | None, sock: Any, on_close: Callable[[], None]) -> None:
+    if transport is not None:
+        transport.cut()
+    else:
+        with contextlib.suppress(Exception):
+            sock.close()
+    on_close()
+
+
+# The socket
+
+
+def _direct(settings: SshSettings, name: str) -> OpenSocket:
+    if settings.proxy_command:
+        return lambda end: _proxy_command(settings, name, end)
+    return lambda end: (_tcp(settings, name, end), _nothing)
+
+
+def _nothing() -> None:
+    pass
+
+
+def _tcp(settings: SshSettings, name: str, end: float) -> socket.socket:
+    where = f"{settings.hostname} port {settings.port}"
+    allowed = settings.connect_timeout or CONNECT_SECONDS
+    until = min(end, time.monotonic() + allowed)
+    family = {"inet": socket.AF_INET, "inet6": socket.AF_INET6}.get(settings.address_family, socket.AF_UNSPEC)
+    failure: OSError | None = None
+    try:
+        addresses = socket.getaddrinfo(settings.hostname, settings.port, family, socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise HostUnreachable(
+            name,
+            f"the name {settings.hostname} has no address: {getattr(error, 'strerror', None) or error}",
+            true_now="not connected",
+            next=f"check HostName for {settings.ssh_name} in the SSH configuration, and the name server",
+        ) from error
+    for each_family, kind, protocol, _, address in addresses:
+        sock = socket.socket(each_family, kind, protocol)
+        try:
+            # SSHClient leaves Nagle on; every login then waits for a delayed ACK (54 ms instead of 7).
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if settings.bind_address:
+                sock.bind((settings.bind_address, 0))
+            sock.settimeout(max(0.01, until - time.monotonic()))
+            sock.connect(address)
+            return sock
+        except OSError as error:
+            sock.close()
+            failure = error
+    if isinstance(failure, TimeoutError) or time.monotonic() >= until:
+        raise DeadlineExceeded(
+            name,
+            f"no TCP connection to {where} within its deadline of {allowed:g} s",
+            phase="connect",
+            true_now="not connected; nothing was started",
+            next="check that the host is up and that no firewall drops the packets",
+        ) from failure
+    why = failure.strerror if failure is not None and failure.strerror else str(failure or "it has no address")
+    raise HostUnreachable(
+        name,
+        f"no TCP connection to {where}: {why}",
+        true_now="not connected; nothing was started",
+        next="check that the host is up and that an SSH server listens there",
+    ) from failure
+
+
+def _proxy_command(settings: SshSettings, name: str, end: float) -> Opened:
+    """A socket pair whose other end is the command's stdin and stdout: a real socket, which can be woken and timed out
+    (paramiko's ProxyCommand can do neither, and spins when the command dies)."""
+    command = settings.proxy_command or ""
+    ours, theirs = socket.socketpair()
+    words: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the connection)
+    try:
+        process = subprocess.Popen(
+            ["/bin/sh", "-c", f"exec {command}"], stdin=theirs, stdout=theirs, stderr=words, start_new_session=True
+        )
+    except OSError as error:
+        ours.close()
+        words.close()
+        raise HostUnreachable(name, f"ProxyCommand could not be started: {error}", true_now="not connected") from error
+    finally:
+        theirs.close()
+    del end
+
+    def closed() -> None:
+        ours.close()
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        words.close()
+
+    return ours, closed
+
+
+# The key exchange
+
+
+def _prefer(transport: Transport, key_types: tuple[str, ...]) -> None:
+    wanted: list[str] = []
+    for key_type in key_types:
+        wanted += ["rsa-sha2-512", "rsa-sha2-256"] if key_type == "ssh-rsa" else [key_type]
+    offered = transport._preferred_keys
+    first = [each for each in offered if each in wanted]
+    transport._preferred_keys = (*first, *(each for each in offered if each not in first))
+
+
+def _handshake(transport: Transport, settings: SshSettings, name: str, end: float) -> None:
+    where = f"{settings.hostname} port {settings.port}"
+    seconds = max(0.01, min(HANDSHAKE_SECONDS, end - time.monotonic()))
+    try:
+        finished = transport.handshake(seconds)
+    except paramiko.ssh_exception.IncompatiblePeer as error:
+        raise SettingsRefused(
+            name,
+            f"no algorithm in common with the SSH server at {where}: {error}",
+            true_now="not connected",
+            next="the server offers only outdated algorithms (or needs a newer paramiko); update it",
+        ) from error
+    except (paramiko.SSHException, OSError, EOFError) as error:
+        raise Dropped(
+            name,
+            f"the SSH server at {where} ended the connection during the key exchange: {_words(error)}",
+            true_now="not connected; nothing was started",
+            next="it may be overloaded (MaxStartups), or block this address; its own log says which",
+        ) from error
+    if not finished:
+        silent = not transport.remote_version
+        raise DeadlineExceeded(
+            name,
+            f"{where} accepted the connection, but {'never spoke SSH' if silent else 'did not finish the key exchange'}"
+            f" within {seconds:.1f} s",
+            phase="banner",
+            true_now="not connected; nothing was started",
+            next="check what listens there and how loaded the host is",
+        )
+
+
+def _words(error: BaseException) -> str:
+    text = str(error) or type(error).__name__
+    return "".join(c if c.isprintable() else " " for c in text)[:300]
+
+
+def _judge(known: KnownHosts, settings: SshSettings, transport: Transport, sock: Any) -> Verdict:
+    key = transport.host_key
+    address: str | None = None
+    if settings.check_host_ip and isinstance(sock, socket.socket) and not settings.proxy_command:
+        address = sock.getpeername()[0]
+    return known.check(
+        settings.hostname, settings.port, key.get_name(), key.asbytes(), settings.host_key_alias, address=address
+    )
+
+
+# The login
+
+
+def _log_in(transport: Transport, settings: SshSettings, name: str, end: float) -> None:
+    found = identities(settings)
+    try:
+        refused: list[str] = []
+        until = min(end, time.monotonic() + AUTH_SECONDS)
+        for identity in found.offers:
+            answer = _offer(transport, settings, identity.key, until)
+            if answer == "accepted":
+                return
+            if answer == "deadline":
+                raise DeadlineExceeded(
+                    name,
+                    f"the login as {settings.user} was not answered in time (offered {identity.label})",
+                    phase="auth",
+                    true_now="not logged in; nothing was started",
+                    next="check the host's load, its PAM and its name server",
+                )
+            refused.append(f"{identity.label}: {answer}" if answer != "refused" else identity.label)
+            if not transport.is_active():
+                break
+        raise _refused(settings, name, found, refused)
+    finally:
+        found.close()
+
+
+def _offer(transport: Transport, settings: SshSettings, key: Any, until: float) -> str:
+    done = threading.Event()
+    try:
+        transport.auth_publickey(settings.user, key, done)
+        finished = done.wait(max(0.01, until - time.monotonic()))
+    except (paramiko.SSHException, OSError, EOFError) as error:
+        return _words(error)
+    if transport.is_authenticated():
+        return "accepted"
+    if not finished:
+        return "deadline"
+    error = transport.get_exception()
+    if isinstance(error, paramiko.BadAuthenticationType):
+        return f"the server wants {', '.join(error.allowed_types)}"
+    if isinstance(error, paramiko.ssh_exception.PartialAuthentication):
+        return f"accepted, but the server also wants {', '.join(error.allowed_types)}"
+    if error is None or isinstance(error, paramiko.AuthenticationException):
+        return "refused"
+    return _words(error)
+
+
+def _refused(settings: SshSettings, name: str, found: Identities, refused: list[str]) -> HostError:
+    where = f"{settings.user}@{settings.hostname} port {settings.port}"
+    said = f"offered {'; '.join(refused)}" if refused else "no identity could be offered"
+    if found.problems:
+        said += f"; {'; '.join(found.problems)}"
+    next_ = f"check IdentityFile for {settings.ssh_name}: ssh -G {settings.ssh_name}; try by hand: ssh -v {settings.ssh_name}"
+    if found.left_out:
+        said += f"; {found.left_out} more were not offered, so that the host does not lock us out"
+        next_ = f"name one IdentityFile and set IdentitiesOnly yes for {settings.ssh_name}"
+    return AuthRefused(name, f"the login as {where} was refused: {said}", true_now="not logged in", next=next_)

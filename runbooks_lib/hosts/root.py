@@ -1,0 +1,59 @@
+"""Becoming root with a password: it is sent only when sudo asks for it, on stdin, and stands in no list and no log."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable
+from typing import Any
+
+from runbooks_lib.hosts.capture import Capture
+from runbooks_lib.hosts.host import RootRefused
+from runbooks_lib.hosts.transport import send
+
+
+class Asked:
+    """One use of the password: the command that asks for it with a prompt of our own. Its repr shows nothing."""
+
+    def __init__(self, command: Callable[[str], str], password: str) -> None:
+        self.prompt = "RP" + secrets.token_hex(16)
+        self.command = command(self.prompt)
+        self.password_line = password.encode() + b"\n"
+
+    def __repr__(self) -> str:
+        return "Asked(...)"
+
+
+def secret(reference: str | None) -> str:
+    """The value behind a secret reference. Raises what `runbooks_lib.secrets.resolve` raises."""
+    if reference is None:
+        return ""
+    from runbooks_lib.secrets import resolve  # registers the value for masking
+
+    return resolve(reference)
+
+
+def answer_sudo(asked: Asked, channel: Any, capture: Capture, end: float, name: str) -> None:
+    """Wait for root's shell; give the password when sudo asks, once. Returns when the shell is ready, or when there is
+    nothing to wait for. Raises RootRefused for a wrong password, before a second try is counted against the user.
+    """
+    prompt, ready = asked.prompt.encode(), asked.prompt.encode() + b" ready\n"
+
+    def is_ready() -> bool:
+        return capture.stdout.hold(ready)
+
+    def prompts() -> int:
+        return capture.stderr.data.count(prompt)
+
+    capture.wait(end - time.monotonic(), lambda: is_ready() or prompts() > 0)
+    if is_ready() or prompts() == 0:
+        return
+    send(channel, asked.password_line, capture, end)
+    capture.wait(end - time.monotonic(), lambda: is_ready() or prompts() > 1)
+    if prompts() > 1 and not is_ready():
+        raise RootRefused(
+            name,
+            "sudo did not accept the password",
+            true_now="nothing of the script ran; one failed attempt stands in the host's log",
+            next="check the secret that sudo_password refers to",
+        )

@@ -1,0 +1,314 @@
+"""A host over SSH: scripts over kept connections, each with a deadline after which nothing of it is left running."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import paramiko
+
+from runbooks_lib.hosts.bastion import SHARED, Bastions
+from runbooks_lib.hosts.capture import Capture
+from runbooks_lib.hosts.connection import CHANNEL_SECONDS, Connection, Dropped, load_known_hosts
+from runbooks_lib.hosts.host import (
+    CLEANUP_SECONDS,
+    DEFAULT_DEADLINE_SECONDS,
+    DEFAULT_OUTPUT_LIMIT_BYTES,
+    DeadlineExceeded,
+    HostError,
+    HostUnreachable,
+    NoShell,
+    OutputLimitExceeded,
+    Result,
+    RootRefused,
+    Script,
+)
+from runbooks_lib.hosts.known_hosts import KnownHosts
+from runbooks_lib.hosts.outcome import gone_words, group_gone, not_begun, result_of
+from runbooks_lib.hosts.root import Asked, answer_sudo, secret
+from runbooks_lib.hosts.ssh_settings import SshSettings, resolve
+from runbooks_lib.hosts.transport import execute, open_capture, send
+from runbooks_lib.hosts.wrapper import COMMAND, ROOT_COMMAND, Wrapped, end_group_script, password_command, wrap
+
+KEPT_CHANNEL_SECONDS = 4.0  # a kept connection that does not open a channel in this time is taken for dead
+_GROUP_LIMIT_BYTES = 64 * 1024
+
+
+class _Lost(Exception):
+    """The connection ended. `sent` is true when the script had been sent."""
+
+    def __init__(self, sent: bool, why: str) -> None:
+        super().__init__(why)
+        self.sent = sent
+
+
+class SshHost:
+    """A host reached as the SSH configuration says for `ssh_name` (the same as `name` when not given).
+
+    The connection is kept between runs until `close`; several threads may run scripts at once. `sudo_password` is a secret
+    reference ("env:NAME", "file:path"), used only for scripts that ask for root, and only if sudo asks for it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        ssh_name: str | None = None,
+        sudo_password: str | None = None,
+        settings_source: Callable[[str], SshSettings] = resolve,
+        known_hosts: KnownHosts | None = None,
+        bastions: Bastions | None = None,
+    ) -> None:
+        self._name = name
+        self.ssh_name = ssh_name or name
+        self._sudo_password = sudo_password
+        self._settings_source = settings_source
+        self._known_hosts = load_known_hosts if known_hosts is None else lambda settings: known_hosts
+        self._bastions = bastions or SHARED
+        self._lock = threading.Lock()
+        self._connection: Connection | None = None
+        self._closings = 0
+
+    def __repr__(self) -> str:
+        return f"SshHost({self._name!r}, ssh_name={self.ssh_name!r})"
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    def run(
+        self,
+        script: Script,
+        *,
+        input: bytes = b"",
+        deadline_seconds: float = DEFAULT_DEADLINE_SECONDS,
+        output_limit_bytes: int = DEFAULT_OUTPUT_LIMIT_BYTES,
+    ) -> Result:
+        """As `Host.run` says. A script that only reads is sent once more when the connection died under it; one that
+        changes something is never sent a second time."""
+        started, begin = datetime.now(UTC), time.monotonic()
+        end = begin + deadline_seconds
+        closings = self._closings
+        connected = 0.0
+        for attempt in (1, 2):
+            before = time.monotonic()
+            connection, fresh = self._connected(end)
+            connected += time.monotonic() - before if fresh else 0.0
+            wrapped = wrap(script.text, input)
+            capture = Capture(wrapped.nonce, output_limit_bytes, script.end_marker)
+            try:
+                self._execute(connection, fresh, script, wrapped, capture, end, deadline_seconds)
+            except _Lost as lost:
+                connection.close()
+                if self._closings != closings:
+                    raise self._was_closed(lost, script) from None
+                if lost.sent and script.changes:
+                    raise self._died(lost, script) from None
+                if attempt == 2 or time.monotonic() >= end:
+                    raise self._died(lost, script) from None
+                continue
+            connection.last_used = time.monotonic()
+            return result_of(capture, self._name, script, started, begin, connected)
+        raise AssertionError("the second attempt always returns or raises")
+
+    def close(self) -> None:
+        """End the connection; a run that is under way in another thread ends with HostUnreachable, and the host ends its
+        process group by itself."""
+        self._closings += 1
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    # The connection
+
+    def _connected(self, end: float) -> tuple[Connection, bool]:
+        kept = self._connection
+        if kept is not None and kept.alive:
+            return kept, False
+        if not self._lock.acquire(timeout=max(0.01, end - time.monotonic())):
+            raise self._late("connect", "another thread was still connecting")
+        try:
+            kept = self._connection
+            if kept is not None and kept.alive:
+                return kept, False
+            if kept is not None:
+                kept.close()
+                self._connection = None
+            closings = self._closings
+            connection = self._open(end)
+            if self._closings != closings:
+                connection.close()
+                raise HostUnreachable(self._name, "closed while it was connecting", true_now="nothing was started")
+            self._connection = connection
+            return connection, True
+        finally:
+            self._lock.release()
+
+    def _open(self, end: float) -> Connection:
+        settings = self._settings_source(self.ssh_name)
+        try:
+            return self._bastions.open_connection(settings, name=self._name, end=end, known_hosts=self._known_hosts)
+        except Dropped:
+            # sshd drops logins at random when many come at once (MaxStartups 10:30:100); nothing was asked of it yet.
+            pause = random.uniform(0.1, 0.6)  # noqa: S311
+            if end - time.monotonic() <= pause:
+                raise
+            time.sleep(pause)
+            return self._bastions.open_connection(settings, name=self._name, end=end, known_hosts=self._known_hosts)
+
+    # One run
+
+    def _execute(
+        self,
+        connection: Connection,
+        fresh: bool,
+        script: Script,
+        wrapped: Wrapped,
+        capture: Capture,
+        end: float,
+        deadline_seconds: float,
+    ) -> None:
+        """Run to the end or raise; leaves `capture` complete. Raises _Lost when the connection died."""
+        asked = Asked(password_command, secret(self._sudo_password)) if script.root and self._sudo_password else None
+        command = asked.command if asked else ROOT_COMMAND if script.root else COMMAND
+        left = max(0.01, end - time.monotonic())
+        allowed = min(left, CHANNEL_SECONDS if fresh else KEPT_CHANNEL_SECONDS)
+        try:
+            channel = open_capture(connection.transport, capture, allowed)
+        except (paramiko.SSHException, OSError, EOFError) as error:
+            if fresh and connection.alive and not isinstance(error, paramiko.ChannelException):
+                connection.close()
+                raise self._late("channel", f"no channel was opened within {allowed:.1f} s") from error
+            raise _Lost(False, str(error) or type(error).__name__) from error
+        sent = False
+        try:
+            execute(channel, command)
+            if asked is not None:
+                answer_sudo(asked, channel, capture, end, self._name)
+            sent = True
+            complete = send(channel, wrapped.program, capture, end)
+            if complete and wrapped.raw_input is not None:
+                complete = self._send_raw(channel, wrapped, capture, end)
+            complete = complete and capture.wait(end - time.monotonic())
+            self._judge(connection, channel, script, capture, complete, deadline_seconds)
+        except (paramiko.SSHException, OSError, EOFError) as error:
+            raise _Lost(sent, str(error) or type(error).__name__) from error
+        finally:
+            with contextlib.suppress(Exception):
+                channel.close()
+
+    def _send_raw(self, channel: paramiko.Channel, wrapped: Wrapped, capture: Capture, end: float) -> bool:
+        fed = wrapped.nonce + b" fed\n"
+        if not capture.wait(end - time.monotonic(), lambda: capture.begun):
+            return False
+        taken = lambda: capture.stderr.hold(fed)  # noqa: E731
+        if not send(channel, wrapped.raw_input or b"", capture, end, stop=taken):
+            return False
+        if not capture.wait(end - time.monotonic(), taken):
+            return False
+        return send(channel, b"\n", capture, end)
+
+    def _judge(
+        self,
+        connection: Connection,
+        channel: paramiko.Channel,
+        script: Script,
+        capture: Capture,
+        complete: bool,
+        deadline_seconds: float,
+    ) -> None:
+        if capture.over:
+            channel.close()
+            gone = self._end_group(connection, script, capture)
+            head, tail = capture.ends()
+            raise OutputLimitExceeded(
+                self._name,
+                f"{script.name} printed more than {capture.limit_bytes} bytes",
+                head=head,
+                tail=tail,
+                group_gone=gone,
+                true_now=gone_words(gone, capture.group, script),
+                next="give a higher output limit, or ask for less",
+            )
+        if not complete:
+            channel.close()
+            gone = self._end_group(connection, script, capture)
+            raise DeadlineExceeded(
+                self._name,
+                f"{script.name} did not end within {deadline_seconds:g} s",
+                phase="command",
+                stdout=capture.stdout.payload,
+                stderr=capture.stderr.payload,
+                group_gone=gone,
+                true_now=gone_words(gone, capture.group, script),
+                next="look at what it waits for, or give it more time",
+            )
+        if capture.framed or capture.answered or capture.shell_signal is not None:
+            return
+        if not capture.begun and capture.shell_status is not None:
+            raise not_begun(self._name, script, capture)
+        if capture.begun and capture.shell_status is not None:
+            return  # the script ended the wrapper itself (kill -9 $PPID): its output is cut, its status is the shell's
+        if not capture.begun and connection.alive:
+            raise not_begun(self._name, script, capture)
+        raise _Lost(True, "the connection ended before the script did")
+
+    def _end_group(self, connection: Connection, script: Script, capture: Capture) -> bool | None:
+        """End what the script started and prove it, over the same connection or a new one. True: proven gone; False: not
+        proven; None: it had not begun."""
+        if capture.group is None:
+            return False if capture.begun else None
+        if self._sudo_password and script.root:
+            pass  # answered below: the same way to root is taken
+        end = time.monotonic() + CLEANUP_SECONDS
+        ending = Script(end_group_script(*capture.group), name="end of the group", root=script.root)
+        for fresh in (False, True):
+            use = connection
+            try:
+                if fresh:
+                    connection.close()
+                    use, _ = self._connected(end)
+                if not use.alive:
+                    continue
+                wrapped = wrap(ending.text, b"")
+                answer = Capture(wrapped.nonce, _GROUP_LIMIT_BYTES)
+                self._execute(use, True, ending, wrapped, answer, min(end, time.monotonic() + CLEANUP_SECONDS / 2), 3.0)
+                return group_gone(answer)
+            except (HostError, _Lost):
+                continue
+        return False
+
+    # Words
+
+    def _late(self, phase: str, what: str) -> DeadlineExceeded:
+        return DeadlineExceeded(
+            self._name,
+            what,
+            phase=phase,
+            true_now="nothing was started",
+            next="check how loaded the host is, or give more time",
+        )
+
+    def _died(self, lost: _Lost, script: Script) -> HostUnreachable:
+        if not lost.sent:
+            now = "nothing was started"
+        elif script.changes:
+            now = f"{script.name} may have run wholly, in part, or not at all; it was not sent again"
+        else:
+            now = f"{script.name} only reads; the host ends what is left of it"
+        return HostUnreachable(
+            self._name, f"the connection died: {lost}", true_now=now, next="look at the host, then run again"
+        )
+
+    def _was_closed(self, lost: _Lost, script: Script) -> HostUnreachable:
+        now = "nothing was started"
+        if lost.sent:
+            now = f"the host ends the process group of {script.name} when it sees the connection gone"
+        return HostUnreachable(self._name, "the connection was closed by this side", true_now=now)
+
+
+__all__ = ["NoShell", "RootRefused", "SshHost"]
