@@ -179,7 +179,7 @@ class KnownHosts:
         key_type = _plain_type(key_type)
         name = lookup_name(host, port, alias)
         bare = None if alias or port in (0, SSH_PORT) else host.lower()
-        encoded = name.encode()
+        encoded = _bytes(name)
         candidates = [line for file in self._files for line in file.by_blob.get(key_blob, ())]
 
         def verdict(state: State, **more: object) -> Verdict:
@@ -187,9 +187,9 @@ class KnownHosts:
 
         if key_blob in self._revoked:
             return verdict("revoked", matched=self._revoked[key_blob])
-        tried = [encoded] if bare is None else [encoded, bare.encode()]
-        if address is not None and address.lower().encode() not in tried:
-            tried.append(lookup_name(address, port).encode())
+        tried = [encoded] if bare is None else [encoded, _bytes(bare)]
+        if address is not None and _bytes(address.lower()) not in tried:
+            tried.append(_bytes(lookup_name(address, port)))
         for line in candidates:
             if line.marker == REVOKED and any(line_names(line, each) for each in tried):
                 return verdict("revoked", matched=line)
@@ -209,7 +209,7 @@ class KnownHosts:
             return verdict("changed", known=known, authorities=authorities)
         if bare is not None:
             for line in plain:
-                if line_names(line, bare.encode()):
+                if line_names(line, _bytes(bare)):
                     return verdict("known", matched=line, known=(line,))
         if authorities:
             return verdict("ca-only", authorities=authorities)
@@ -218,9 +218,9 @@ class KnownHosts:
     def likely_key_types(self, host: str, port: int, alias: str | None = None) -> tuple[str, ...]:
         """The key types that plain, unhashed lines name for this host: what to prefer in the handshake. It costs one
         dict look-up a file; hashed and patterned names are not tried, `Verdict.known_types` tells them afterwards."""
-        names = [lookup_name(host, port, alias).encode()]
+        names = [_bytes(lookup_name(host, port, alias))]
         if not alias and port != SSH_PORT:
-            names.append(host.lower().encode())
+            names.append(_bytes(host.lower()))
         for name in names:
             found = [line.key_type for file in self._files for line in file.by_name.get(name, ()) if not line.marker]
             if found:
@@ -229,7 +229,7 @@ class KnownHosts:
 
     def lines_for(self, host: str, port: int, alias: str | None = None) -> tuple[KnownLine, ...]:
         """Every line, marked ones too, whose names match this host; in file order."""
-        return self._lines_for(lookup_name(host, port, alias).encode())
+        return self._lines_for(_bytes(lookup_name(host, port, alias)))
 
     def _plain(self, name: bytes) -> tuple[KnownLine, ...]:
         return tuple(line for line in self._lines_for(name) if not line.marker)
@@ -237,7 +237,7 @@ class KnownHosts:
     def _address_differs(self, address: str | None, host: str, port: int, key_blob: bytes) -> KnownLine | None:
         if address is None or address.lower() == host.lower():
             return None
-        known = self._plain(lookup_name(address, port).encode())
+        known = self._plain(_bytes(lookup_name(address, port)))
         if not known or any(line.key_blob == key_blob for line in known):
             return None
         return known[0]
@@ -260,3 +260,7 @@ def _plain_type(key_type: str) -> str:
 
 def _names(lines: Iterable[KnownLine]) -> str:
     return ", ".join(line.hosts if not line.hosts.startswith("|") else line.place for line in lines)
+
+
+def _bytes(name: str) -> bytes:
+    return name.encode("utf-8", "surrogateescape")
