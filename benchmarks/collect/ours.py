@@ -1,0 +1,109 @@
+"""Our side, in a process of its own: `python -m benchmarks.collect.ours MODE CONFIG ROUNDS`. One JSON object a line.
+
+cold   one collection a round, as `runbook collect` does it, without the second sample: connect, read, parse, store
+warm   connections kept open between rounds
+idle   connections kept open and nothing done, for ROUNDS seconds
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+_started = time.monotonic()
+
+from runbooks_lib import config as configuration  # noqa: E402
+from runbooks_lib.facts.collect import read_snapshot  # noqa: E402
+from runbooks_lib.facts.snapshot import Snapshot  # noqa: E402
+from runbooks_lib.history import collecting  # noqa: E402
+from runbooks_lib.history.sqlite import SqliteHistory  # noqa: E402
+from runbooks_lib.hosts.host import Host  # noqa: E402
+from runbooks_lib.hosts.opening import open_host  # noqa: E402
+from runbooks_lib.hosts.pool import run_on_all  # noqa: E402
+
+
+def cpu_seconds() -> float:
+    """This process and its children."""
+    own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+    return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
+
+
+def memory_mb() -> float:
+    """Peak resident memory so far, MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 1024 * 1024)
+
+
+def tell(**values: Any) -> None:
+    print(json.dumps({**values, "rss_mb": memory_mb(), "threads": _threads()}), flush=True)
+
+
+def _threads() -> int:
+    try:
+        return sum(1 for _ in Path("/proc/self/task").iterdir())
+    except OSError:
+        return 0
+
+
+def cold(config: configuration.Config, rounds: int) -> None:
+    entries = list(config.hosts.values())
+    for _ in range(rounds):
+        cpu, started = cpu_seconds(), time.monotonic()
+        rows = collecting.collect(config, entries, sample_seconds=0)
+        told = sorted({row.message for row in rows if row.state != "ok"})[:3]
+        tell(
+            seconds=time.monotonic() - started,
+            cpu_seconds=cpu_seconds() - cpu,
+            ok=sum(row.state == "ok" for row in rows),
+            slowest_seconds=max(row.seconds for row in rows),
+            errors=told,
+        )
+
+
+def kept(config: configuration.Config, rounds: int, *, idle: bool) -> None:
+    assert config.history.path is not None
+    hosts: list[Host] = [open_host(entry, config) for entry in config.hosts.values()]
+    with SqliteHistory(config.history.path) as history:
+        history.prepare()
+
+        def work(host: Host) -> Snapshot:
+            snapshot = read_snapshot(host, sample_seconds=0)
+            history.store_snapshot(host.name, snapshot.time, snapshot.samples())
+            return snapshot
+
+        for number in range(1 if idle else rounds + 1):
+            cpu, started = cpu_seconds(), time.monotonic()
+            outcomes = run_on_all(
+                hosts, work, workers=config.collect.workers, deadline_seconds=config.collect.deadline_seconds
+            )
+            tell(
+                first=number == 0,
+                seconds=time.monotonic() - started,
+                cpu_seconds=cpu_seconds() - cpu,
+                ok=sum(outcome.error is None for outcome in outcomes),
+                errors=sorted({str(outcome.error) for outcome in outcomes if outcome.error})[:3],
+            )
+        if idle:
+            time.sleep(2)
+            cpu, started = cpu_seconds(), time.monotonic()
+            time.sleep(rounds)
+            tell(idle=True, seconds=time.monotonic() - started, cpu_seconds=cpu_seconds() - cpu, ok=len(hosts))
+    for host in hosts:
+        host.close()
+
+
+def main() -> None:
+    mode, path, rounds = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+    config = configuration.load(path)
+    tell(start=True, seconds=time.monotonic() - _started, cpu_seconds=cpu_seconds(), ok=len(config.hosts))
+    if mode == "cold":
+        cold(config, rounds)
+    else:
+        kept(config, rounds, idle=mode == "idle")
+
+
+if __name__ == "__main__":
+    main()
