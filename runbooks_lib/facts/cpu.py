@@ -11,7 +11,7 @@ from runbooks_lib.facts.fact import Damaged
 TICKS_PER_SECOND = 100
 STATES = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
 
-_CPU = re.compile(r"^cpu([0-9]*) +((?:[0-9]{1,20} ?){4,12})$", re.MULTILINE)
+_CPU = re.compile(r"^cpu([0-9]{0,6})((?: +[0-9]{1,20}){4,12}) *$", re.MULTILINE)
 _EVENTS = re.compile(r"^(intr|ctxt|btime|processes|procs_running|procs_blocked) ([0-9]{1,20})(?: |$)", re.MULTILINE)
 
 

@@ -67,7 +67,7 @@ def attempt(parse: Callable[..., T], *texts: str) -> Fact[T]:
     exception."""
     try:
         return Fact(State.AVAILABLE, parse(*texts))
-    except (ValueError, LookupError, ArithmeticError, RecursionError) as error:
+    except (ValueError, LookupError, ArithmeticError, RecursionError, TypeError) as error:
         reason = str(error) if isinstance(error, Damaged) else f"{type(error).__name__}: {error}"
         return Fact(State.UNREADABLE, None, f"not in the expected format: {excerpt(reason, 200)}")
 

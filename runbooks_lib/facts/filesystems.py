@@ -176,7 +176,7 @@ def _df_rows(text: str) -> dict[str, tuple[int, int, int] | None]:
     """Last column to three numbers; None for a row that came twice with different numbers, which then says nothing."""
     rows: dict[str, tuple[int, int, int] | None] = {}
     for line in text.splitlines()[1:]:
-        match = _DF.match(line)
+        match = _DF.match(line) if len(line) <= 8192 else None
         if match is None:
             continue
         numbers = tuple(int(field) if field != "-" else 0 for field in match.groups()[1:4])

@@ -226,7 +226,9 @@ def disk_rates(before: DiskCounters, after: DiskCounters, window: float) -> Disk
             (before.weighted_seconds, after.weighted_seconds),
         )
     )
-    busy = increase_32bit(before.busy_seconds, after.busy_seconds, window * 1.1 + 0.1, _WRAP_SECONDS)
+    busy = increase_32bit(before.busy_seconds, after.busy_seconds, min(window * 1.1 + 0.1, most), _WRAP_SECONDS)
+    if window > most:  # weeks: it may have wrapped more than once
+        busy = read_time = write_time = weighted = None
     return DiskRates(
         per_second(reads),
         per_second(writes),
