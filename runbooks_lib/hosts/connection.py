@@ -1,4 +1,4 @@
-"""One authenticated SSH connection: socket, key exchange, host key, login - each with its deadline and its own words."""
+"""One authenticated SSH connection: socket, key exchange, host key, login - each with a deadline and words of its own."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ OpenSocket = Callable[[float], Opened]  # the argument: the monotonic time when 
 
 
 class Dropped(HostUnreachable):
-    """The other side ended the connection before anything was asked of it (MaxStartups does): one more try is allowed."""
+    """The other side ended the connection before anything was asked of it (as MaxStartups does): worth one more try."""
 
 
 class Connection:
@@ -182,7 +182,11 @@ def _proxy_command(settings: SshSettings, name: str, end: float) -> Opened:
     words: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the connection)
     try:
         process = subprocess.Popen(
-            ["/bin/sh", "-c", f"exec {command}"], stdin=theirs, stdout=theirs, stderr=words, start_new_session=True
+            ["/bin/sh", "-c", f"exec {command}"],
+            stdin=theirs.fileno(),
+            stdout=theirs.fileno(),
+            stderr=words,
+            start_new_session=True,
         )
     except OSError as error:
         ours.close()
@@ -299,14 +303,14 @@ def _offer(transport: Transport, settings: SshSettings, key: Any, until: float) 
         return "accepted"
     if not finished:
         return "deadline"
-    error = transport.get_exception()
-    if isinstance(error, paramiko.BadAuthenticationType):
-        return f"the server wants {', '.join(error.allowed_types)}"
-    if isinstance(error, paramiko.ssh_exception.PartialAuthentication):
-        return f"accepted, but the server also wants {', '.join(error.allowed_types)}"
-    if error is None or isinstance(error, paramiko.AuthenticationException):
+    problem = transport.get_exception()
+    if isinstance(problem, paramiko.BadAuthenticationType):
+        return f"the server wants {', '.join(problem.allowed_types)}"
+    if isinstance(problem, paramiko.ssh_exception.PartialAuthentication):
+        return f"accepted, but the server also wants {', '.join(problem.allowed_types)}"
+    if problem is None or isinstance(problem, paramiko.AuthenticationException):
         return "refused"
-    return _words(error)
+    return _words(problem)
 
 
 def _refused(settings: SshSettings, name: str, found: Identities, refused: list[str]) -> HostError:
@@ -314,7 +318,7 @@ def _refused(settings: SshSettings, name: str, found: Identities, refused: list[
     said = f"offered {'; '.join(refused)}" if refused else "no identity could be offered"
     if found.problems:
         said += f"; {'; '.join(found.problems)}"
-    next_ = f"check IdentityFile for {settings.ssh_name}: ssh -G {settings.ssh_name}; try by hand: ssh -v {settings.ssh_name}"
+    next_ = f"check User and IdentityFile in: ssh -G {settings.ssh_name}; try by hand: ssh -v {settings.ssh_name}"
     if found.left_out:
         said += f"; {found.left_out} more were not offered, so that the host does not lock us out"
         next_ = f"name one IdentityFile and set IdentitiesOnly yes for {settings.ssh_name}"

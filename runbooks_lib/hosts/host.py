@@ -107,7 +107,9 @@ class HostKeyUnknown(HostError):
 
     kind = "host key unknown"
 
-    def __init__(self, host: str, what: str, *, key_type: str, fingerprint: str, true_now: str = "", next: str = "") -> None:
+    def __init__(
+        self, host: str, what: str, *, key_type: str, fingerprint: str, true_now: str = "", next: str = ""
+    ) -> None:
         super().__init__(host, what, true_now=true_now, next=next)
         self.key_type, self.fingerprint = key_type, fingerprint
 

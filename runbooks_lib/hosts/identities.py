@@ -158,7 +158,7 @@ def _certifies(blob: Any, key: Any) -> bool:
     certificate.get_string()
     certificate.get_string()
     public.get_string()
-    return certificate.get_remainder().startswith(public.get_remainder())
+    return bool(certificate.get_remainder().startswith(public.get_remainder()))
 
 
 def _held_by_agent(path: str, keys: list[Any]) -> Any:

@@ -19,6 +19,7 @@ class Asked:
         self.prompt = "RP" + secrets.token_hex(16)
         self.command = command(self.prompt)
         self.password_line = password.encode() + b"\n"
+        self.answered = 0
 
     def __repr__(self) -> str:
         return "Asked(...)"
@@ -51,9 +52,14 @@ def answer_sudo(asked: Asked, channel: Any, capture: Capture, end: float, name: 
     send(channel, asked.password_line, capture, end)
     capture.wait(end - time.monotonic(), lambda: is_ready() or prompts() > 1)
     if prompts() > 1 and not is_ready():
-        raise RootRefused(
-            name,
-            "sudo did not accept the password",
-            true_now="nothing of the script ran; one failed attempt stands in the host's log",
-            next="check the secret that sudo_password refers to",
-        )
+        raise refuse_password(name)
+
+
+def refuse_password(name: str) -> RootRefused:
+    """The error for a password that sudo did not take."""
+    return RootRefused(
+        name,
+        "sudo did not accept the password",
+        true_now="nothing of the script ran; one failed attempt stands in the host's log",
+        next="check the secret that sudo_password refers to",
+    )

@@ -67,7 +67,7 @@ class SshHost:
         self.ssh_name = ssh_name or name
         self._sudo_password = sudo_password
         self._settings_source = settings_source
-        self._known_hosts = load_known_hosts if known_hosts is None else lambda settings: known_hosts
+        self._known_hosts = load_known_hosts if known_hosts is None else lambda _settings: known_hosts
         self._bastions = bastions or SHARED
         self._lock = threading.Lock()
         self._connection: Connection | None = None

@@ -75,7 +75,7 @@ def wrap(text: str, input: bytes) -> Wrapped:
     nonce = "RB" + secrets.token_hex(16)
     small = _small_text(input)
     if not input:
-        parts = (_HEAD + _GUARD + _SCRIPT, _quoted(text), _TAIL)
+        parts: tuple[str, ...] = (_HEAD + _GUARD + _SCRIPT, _quoted(text), _TAIL)
     elif small is not None:
         parts = (_HEAD + _SMALL_INPUT, shlex.quote(small), " | " + _SCRIPT, _quoted(text), _TAIL)
     else:
