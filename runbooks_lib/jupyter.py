@@ -22,7 +22,7 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import runbooks_lib
 from runbooks_lib.config import CONFIG_ENV
@@ -100,9 +100,7 @@ def prepare(
     token_file: Path | None = None
     settings = _settings(notebooks, directory, ip, chosen, certificate, key, open_browser)
     if password is not None:
-        from jupyter_server.auth.security import passwd
-
-        settings["PasswordIdentityProvider"] = {"hashed_password": str(passwd(password)), "allow_password_change": False}
+        settings["PasswordIdentityProvider"] = {"hashed_password": _hashed(password), "allow_password_change": False}
     else:
         token_file = directory / "token"
         _write(token_file, secrets.token_urlsafe(32))
@@ -214,6 +212,13 @@ def _check_address(ip: str, certificate: Path | None, key: Path | None, password
     for path in (certificate, key):
         if path is not None and not path.is_file():
             raise UsageError("no such file", where=str(path), true_now="JupyterLab was not started")
+
+
+def _hashed(password: str) -> str:
+    from jupyter_server.auth import security
+
+    hash_of: Any = security.passwd  # the library has no types there
+    return str(hash_of(password))
 
 
 def _free_port(ip: str, wanted: int | None) -> int:

@@ -1,0 +1,387 @@
+"""Timers that collect and report: systemd units, or crontab lines where there is no systemd. Shown first, then written.
+
+What is expected when stands in `outputs/expected.json`, so that the index can say that a report is missing, and so that
+a report under cron can catch up with a run that was missed while the machine was off.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Literal
+
+from runbooks_lib.config import Config
+from runbooks_lib.errors import RunbookError, UsageError
+
+EXPECTED = "expected.json"
+GRACE = timedelta(hours=2)  # a report that is later than this is missing
+_SYSTEMD_RUNS = Path("/run/systemd/system")  # sd_booted(3)
+_COMMAND_SECONDS = 30
+
+Kind = Literal["systemd", "cron"]
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """A report that should run every day at `at` ("HH:MM", local time), and the command's further arguments."""
+
+    report: str
+    at: str
+    since: datetime
+    arguments: tuple[str, ...] = ()
+
+    def last_due(self, now: datetime) -> datetime:
+        """The latest moment at or before `now` at which it should have run; `since` when it was never due yet."""
+        local = now.astimezone()
+        hour, minute = map(int, self.at.split(":"))
+        due = local.replace(hour=hour, minute=minute, second=0, microsecond=0)
+        if due > local:
+            due -= timedelta(days=1)
+        return max(due, self.since)
+
+    def due(self, last_started: datetime | None, now: datetime) -> bool:
+        """True when no run was started since it was last due."""
+        return last_started is None or last_started < self.last_due(now)
+
+    def missing(self, last_started: datetime | None, now: datetime) -> bool:
+        """True when it is due for longer than the grace."""
+        return self.due(last_started, now) and now - self.last_due(now) > GRACE
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What would be written and run. `files` maps a path to its text (systemd), `lines` are those of the crontab."""
+
+    kind: Kind
+    directory: Path
+    files: Mapping[Path, str]
+    lines: tuple[str, ...]
+    commands: tuple[tuple[str, ...], ...]
+    undo: tuple[tuple[str, ...], ...]
+    marker: str
+    expected: Path
+    expectation: Expectation
+    advice: str
+
+    def describe(self) -> str:
+        """Every file and line, exactly as it would be written, and every command."""
+        parts = [f"# {path}\n{text}" for path, text in self.files.items()]
+        if self.lines:
+            parts.append("# crontab\n" + "\n".join(self.lines) + "\n")
+        parts += [f"# {shlex.join(command)}\n" for command in self.commands]
+        return "\n".join(parts)
+
+
+def plan(
+    config: Config,
+    *,
+    now: datetime,
+    report: str = "disk-report",
+    at: str = "05:30",
+    every_minutes: int = 5,
+    arguments: Sequence[str] = (),
+    kind: Kind | None = None,
+) -> Schedule:
+    """The timers for collecting every `every_minutes` and for one report a day. Writes nothing.
+
+    `arguments` are further ones of `runbook report`. Raises UsageError for a time or an interval that cannot be.
+    """
+    if not re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d", at):
+        raise UsageError(f"{at!r} is not a time of day", next="write hours and minutes, such as 05:30")
+    if not 1 <= every_minutes <= 60 or 60 % every_minutes:
+        raise UsageError(
+            f"collecting every {every_minutes} minutes does not divide an hour", next="choose 1, 2, 5, 10, 15, 30 or 60"
+        )
+    for text in (str(config.file), *arguments):
+        if re.search(r"[\x00-\x1f\x7f]", text):
+            raise UsageError(f"{text!r} holds a control character, which no timer can carry", where=str(config.file))
+    digest = hashlib.sha256(str(config.file).encode()).hexdigest()[:8]
+    runbook = (sys.executable, "-m", "runbooks_lib")
+    collect = (*runbook, "collect", "--quiet", "--config", str(config.file))
+    publish = (*runbook, "report", report, "--config", str(config.file), *arguments)
+    kind = kind or ("systemd" if _SYSTEMD_RUNS.is_dir() else "cron")
+    expectation = Expectation(report, at, now, tuple(arguments))
+    make = _systemd if kind == "systemd" else _cron
+    return make(config, digest, collect, publish, every_minutes, expectation)
+
+
+def install(schedule: Schedule) -> None:
+    """Write the timers and start them; doing it again changes nothing. Raises RunbookError, with what is true now."""
+    try:
+        if schedule.kind == "systemd":
+            for path, text in schedule.files.items():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(text, encoding="utf-8")
+        else:
+            kept = [line for line in _crontab() if not line.endswith(schedule.marker)]
+            _write_crontab([*kept, *schedule.lines])
+        _expect(schedule.expected, schedule.expectation)
+    except OSError as error:
+        raise RunbookError(
+            f"the timers were not written: {error}",
+            where=str(schedule.directory),
+            true_now="some files may be there; nothing was started",
+            next="mend that and call `runbook schedule --install` again, or `--remove`",
+        ) from error
+    for command in schedule.commands:
+        _call(command)
+
+
+def remove(schedule: Schedule) -> None:
+    """Stop and remove what `install` wrote; what is not there is fine."""
+    if schedule.kind == "systemd":
+        present = [path for path in schedule.files if path.exists()]
+        if present:
+            for command in schedule.undo:
+                _call(command)
+            for path in present:
+                path.unlink(missing_ok=True)
+            _call(_systemctl("daemon-reload"))
+    else:
+        before = _crontab()
+        kept = [line for line in before if not line.endswith(schedule.marker)]
+        if kept != before:
+            _write_crontab(kept)
+    remaining = expectations(schedule.expected.parent)
+    if remaining.pop(schedule.expectation.report, None) is not None:
+        _save(schedule.expected, remaining)
+
+
+def expectations(outputs: Path) -> dict[str, Expectation]:
+    """The reports that are expected every day, by name; empty when none is, or the file cannot be read."""
+    try:
+        raw = json.loads((outputs / EXPECTED).read_text(encoding="utf-8"))
+        return {
+            name: Expectation(
+                name, str(each["at"]), datetime.fromisoformat(each["since"]), tuple(map(str, each["arguments"]))
+            )
+            for name, each in raw.items()
+            if re.fullmatch(r"\d\d:\d\d", each["at"])
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+# -- systemd -----------------------------------------------------------------------------------------------------------
+
+
+def _systemd(
+    config: Config,
+    digest: str,
+    collect: tuple[str, ...],
+    publish: tuple[str, ...],
+    every_minutes: int,
+    expectation: Expectation,
+) -> Schedule:
+    root = os.geteuid() == 0
+    directory = (
+        Path("/etc/systemd/system")
+        if root
+        else Path(os.environ.get("XDG_CONFIG_HOME") or Path("~/.config").expanduser()) / "systemd/user"
+    )
+    names = {"collect": f"runbook-{digest}-collect", "report": f"runbook-{digest}-{expectation.report}"}
+    files = {
+        directory / f"{names['collect']}.service": _service(
+            f"Runbook: read the hosts of {config.file}", collect, config, "10min"
+        ),
+        directory / f"{names['collect']}.timer": _timer(
+            f"Runbook: every {every_minutes} minutes", f"*:0/{every_minutes}" if every_minutes < 60 else "hourly", 20
+        ),
+        directory / f"{names['report']}.service": _service(
+            f"Runbook: {expectation.report} of {config.file}", publish, config, "60min"
+        ),
+        directory / f"{names['report']}.timer": _timer(
+            f"Runbook: {expectation.report} every day", f"*-*-* {expectation.at}:00", 300
+        ),
+    }
+    timers = [f"{name}.timer" for name in names.values()]
+    advice = (
+        ""
+        if root
+        else "A user's timers stop at logout unless an administrator has said once: "
+        f"loginctl enable-linger {os.environ.get('USER', '$USER')}"
+    )
+    return Schedule(
+        kind="systemd",
+        directory=directory,
+        files=files,
+        lines=(),
+        commands=(_systemctl("daemon-reload"), _systemctl("enable", "--now", *timers)),
+        undo=(_systemctl("disable", "--now", *timers),),
+        marker="",
+        expected=config.outputs / EXPECTED,
+        expectation=expectation,
+        advice=advice,
+    )
+
+
+def _service(description: str, command: Sequence[str], config: Config, deadline: str) -> str:
+    # Exit code 3 says that a threshold is crossed: the report did its work, the unit has not failed.
+    return f"""\
+[Unit]
+Description={_specifiers(description)}
+Wants=network-online.target
+After=network-online.target
+
+[Service]
+Type=oneshot
+ExecStart={" ".join(_systemd_quoted(word) for word in command)}
+WorkingDirectory={_specifiers(str(config.file.parent))}
+SuccessExitStatus=3
+TimeoutStartSec={deadline}
+Nice=10
+UMask=0077
+"""
+
+
+def _timer(description: str, calendar: str, delay_seconds: int) -> str:
+    return f"""\
+[Unit]
+Description={_specifiers(description)}
+
+[Timer]
+OnCalendar={calendar}
+Persistent=true
+RandomizedDelaySec={delay_seconds}
+
+[Install]
+WantedBy=timers.target
+"""
+
+
+def _systemctl(*arguments: str) -> tuple[str, ...]:
+    return ("systemctl", *(() if os.geteuid() == 0 else ("--user",)), *arguments)
+
+
+def _specifiers(text: str) -> str:
+    """systemd.unit(5): a percent sign begins a specifier."""
+    return text.replace("%", "%%")
+
+
+def _systemd_quoted(word: str) -> str:
+    """One word of ExecStart (systemd.service(5), "Command lines"): quotes, backslash, $ and % mean something there."""
+    escaped = word.replace("\\", "\\\\").replace('"', '\\"').replace("$", "$$")
+    return _specifiers(f'"{escaped}"')
+
+
+# -- cron --------------------------------------------------------------------------------------------------------------
+
+
+def _cron(
+    config: Config,
+    digest: str,
+    collect: tuple[str, ...],
+    publish: tuple[str, ...],
+    every_minutes: int,
+    expectation: Expectation,
+) -> Schedule:
+    marker = f"# runbook {digest}"
+    log = _cron_word(str(config.outputs / "cron.log"))
+    # cron knows no missed runs: the report is asked for every hour, and `--if-due` makes it once a day.
+    minute = int(expectation.at.split(":")[1])
+    lines = (
+        f"{'*/' + str(every_minutes) if every_minutes < 60 else '0'} * * * * {_cron_quoted(collect)} "
+        f">>{log} 2>&1 {marker}",
+        f"{minute} * * * * {_cron_quoted((*publish, '--if-due'))} >>{log} 2>&1 {marker}",
+    )
+    return Schedule(
+        kind="cron",
+        directory=Path("crontab"),
+        files={},
+        lines=lines,
+        commands=(),
+        undo=(),
+        marker=marker,
+        expected=config.outputs / EXPECTED,
+        expectation=expectation,
+        advice="",
+    )
+
+
+def _cron_quoted(command: Sequence[str]) -> str:
+    return " ".join(_cron_word(word) for word in command)
+
+
+def _cron_word(word: str) -> str:
+    r"""A word for sh, in a crontab line (crontab(5)): a percent sign is a newline there unless it is written \%.
+
+    Inside quotes sh would keep a backslash that cron has left, so the quotes are closed round it.
+    """
+    quoted = shlex.quote(word)
+    return quoted.replace("%", "\\%" if quoted == word else "'\\%'")
+
+
+def _crontab() -> list[str]:
+    try:
+        found = subprocess.run(["crontab", "-l"], capture_output=True, timeout=_COMMAND_SECONDS, check=False)
+    except FileNotFoundError as error:
+        raise RunbookError(
+            "there is neither systemd nor crontab on this machine",
+            true_now="nothing was scheduled",
+            next="install cron, or call the shown commands from the scheduler that you have",
+        ) from error
+    # "no crontab for …" is exit status 1 and an empty answer: that is an empty crontab.
+    return found.stdout.decode("utf-8", "surrogateescape").splitlines()
+
+
+def _write_crontab(lines: Sequence[str]) -> None:
+    text = "".join(f"{line}\n" for line in lines).encode("utf-8", "surrogateescape")
+    done = subprocess.run(["crontab", "-"], input=text, capture_output=True, timeout=_COMMAND_SECONDS, check=False)
+    if done.returncode:
+        raise RunbookError(
+            f"crontab refuses the lines: {done.stderr.decode('utf-8', 'replace').strip()}",
+            true_now="the crontab is as it was",
+        )
+
+
+# -- common ------------------------------------------------------------------------------------------------------------
+
+
+def _call(command: tuple[str, ...]) -> None:
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=_COMMAND_SECONDS, check=False)
+        said = done.stderr.decode("utf-8", "replace").strip()
+        failed = done.returncode != 0
+    except (OSError, subprocess.TimeoutExpired) as error:
+        failed, said = True, str(error)
+    if failed:
+        raise RunbookError(
+            f"`{shlex.join(command)}` failed: {said}",
+            true_now="the files are written, the timers may not run",
+            next="mend that and call `runbook schedule --install` again, or `--remove`",
+        )
+
+
+def _expect(path: Path, expectation: Expectation) -> None:
+    everything = expectations(path.parent)
+    before = everything.get(expectation.report)
+    if before is not None and (before.at, before.arguments) == (expectation.at, expectation.arguments):
+        return  # installing again must not forgive a run that is missing
+    _save(path, {**everything, expectation.report: expectation})
+
+
+def _save(path: Path, everything: Mapping[str, Expectation]) -> None:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    text = json.dumps(
+        {
+            name: {"at": each.at, "since": each.since.isoformat(), "arguments": list(each.arguments)}
+            for name, each in everything.items()
+        },
+        indent=1,
+    )
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

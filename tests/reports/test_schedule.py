@@ -1,0 +1,175 @@
+"""Timers: what would be written is exact, paths with odd characters survive, and installing can be taken back."""
+
+import os
+import shlex
+import shutil
+import stat
+import subprocess
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from runbooks_lib import config
+from runbooks_lib.errors import RunbookError, UsageError
+from runbooks_lib.reports import schedule
+
+NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
+ODD = 'on call %n $HOME "it\'s" 100%'
+
+
+@pytest.fixture
+def loaded(tmp_path: Path) -> config.Config:
+    directory = tmp_path / ODD
+    directory.mkdir()
+    path = directory / "runbooks.toml"
+    path.write_text("[hosts.a]\n")
+    return config.load(path)
+
+
+@pytest.fixture
+def own_crontab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A `crontab` that keeps its lines in a file of the test's, with the real one's answers and exit statuses."""
+    kept = tmp_path / "crontab"
+    program = tmp_path / "bin" / "crontab"
+    program.parent.mkdir()
+    program.write_text(
+        f'#!/bin/sh\ncase $1 in -l) [ -f {kept} ] && exec cat {kept}; echo "no crontab for me" >&2; exit 1;;'
+        f" -) exec cat > {kept};; esac\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    return kept
+
+
+def test_a_user_without_root_gets_user_units_and_is_told_of_lingering(
+    loaded: config.Config, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "xdg"))
+    planned = schedule.plan(loaded, now=NOW, kind="systemd")
+    assert {path.parent for path in planned.files} == {tmp_path / "xdg/systemd/user"}
+    assert all(command[:2] == ("systemctl", "--user") for command in planned.commands)
+    assert "enable-linger" in planned.advice
+    shown = planned.describe()
+    assert "Persistent=true" in shown
+    assert "OnCalendar=*:0/5" in shown
+    assert "OnCalendar=*-*-* 05:30:00" in shown
+    assert "SuccessExitStatus=3" in shown
+    assert not any(path.exists() for path in planned.files)
+
+
+def test_nothing_is_written_by_planning(loaded: config.Config) -> None:
+    schedule.plan(loaded, now=NOW, kind="cron")
+    assert schedule.expectations(loaded.outputs) == {}
+
+
+@pytest.mark.lab
+def test_systemd_itself_accepts_the_units_and_reads_the_odd_path_back(loaded: config.Config, tmp_path: Path) -> None:
+    planned = schedule.plan(loaded, now=NOW, kind="systemd", arguments=("-p", "group=100% $x \\ \"q\" 'a'"))
+    directory = tmp_path / "units"
+    directory.mkdir()
+    for path, text in planned.files.items():
+        (directory / path.name).write_text(text)
+    analyze = shutil.which("systemd-analyze")
+    assert analyze, "systemd-analyze is missing: install the package systemd"
+    done = subprocess.run(
+        [analyze, "verify", "--man=no", *map(str, sorted(directory.glob("*")))], capture_output=True, text=True
+    )
+    complaints = [line for line in done.stderr.splitlines() if "runbook-" in line]
+    assert not complaints, done.stderr
+    for calendar in ("*:0/5", "*-*-* 05:30:00"):
+        subprocess.run([analyze, "calendar", calendar], check=True, capture_output=True)
+
+
+def test_cron_lines_give_the_shell_the_same_words_and_keep_what_others_wrote(
+    loaded: config.Config, own_crontab: Path
+) -> None:
+    others = ["MAILTO=me", "0 1 * * * backup --all # runbook of ours"]
+    own_crontab.write_text("".join(f"{line}\n" for line in others))
+    planned = schedule.plan(loaded, now=NOW, kind="cron")
+    schedule.install(planned)
+    schedule.install(planned)
+    lines = own_crontab.read_text().splitlines()
+    assert lines[:2] == others
+    assert len(lines) == 4
+    for line, minute in zip(lines[2:], ("*/5", "30"), strict=True):
+        assert line.startswith(f"{minute} * * * * ")
+        command = line.split(" * * * * ")[1]
+        # What cron does: an escaped percent sign becomes one, the first bare one would end the command.
+        assert "%" not in command.replace("\\%", "")
+        words = shlex.split(command.replace("\\%", "%").partition(" >>")[0])
+        assert str(loaded.file) in words
+        log = shlex.split(command.replace("\\%", "%").partition(" >>")[2])[0]
+        assert log == str(loaded.outputs / "cron.log")
+    assert "--if-due" in lines[3]
+    schedule.remove(planned)
+    assert own_crontab.read_text().splitlines() == others
+    assert schedule.expectations(loaded.outputs) == {}
+    schedule.remove(planned)
+
+
+@pytest.mark.lab
+def test_the_real_crontab_takes_the_lines_and_gives_them_up_again(loaded: config.Config) -> None:
+    assert shutil.which("crontab"), "crontab is missing: install the package cron"
+    before = subprocess.run(["crontab", "-l"], capture_output=True, text=True)
+    planned = schedule.plan(loaded, now=NOW, kind="cron")
+    try:
+        schedule.install(planned)
+        assert set(planned.lines) <= set(subprocess.check_output(["crontab", "-l"], text=True).splitlines())
+    finally:
+        schedule.remove(planned)
+    after = subprocess.run(["crontab", "-l"], capture_output=True, text=True)
+    assert after.stdout == before.stdout
+
+
+def test_what_is_expected_is_kept_privately_and_says_when_a_run_is_due_or_missing(
+    loaded: config.Config, own_crontab: Path
+) -> None:
+    assert not own_crontab.exists()
+    schedule.install(schedule.plan(loaded, now=NOW, kind="cron", at="03:00", arguments=("-p", "horizon_days=30")))
+    path = loaded.outputs / schedule.EXPECTED
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    expected = schedule.expectations(loaded.outputs)["disk-report"]
+    assert expected.arguments == ("-p", "horizon_days=30")
+
+    local = NOW.astimezone()
+    tonight = (local + timedelta(days=1)).replace(hour=3, minute=0)
+    assert not expected.missing(None, NOW), "just installed, it was never due"
+    assert expected.due(None, tonight)
+    assert not expected.missing(None, tonight + timedelta(hours=1))
+    assert expected.missing(None, tonight + timedelta(hours=3))
+    started = tonight + timedelta(minutes=4)
+    assert not expected.due(started, tonight + timedelta(hours=20))
+    assert expected.due(started, tonight + timedelta(days=1, seconds=1))
+
+
+def test_installing_again_does_not_forgive_a_missing_run(loaded: config.Config, own_crontab: Path) -> None:
+    assert not own_crontab.exists()
+    schedule.install(schedule.plan(loaded, now=NOW, kind="cron"))
+    schedule.install(schedule.plan(loaded, now=NOW + timedelta(days=3), kind="cron"))
+    assert schedule.expectations(loaded.outputs)["disk-report"].since == NOW
+
+
+@pytest.mark.parametrize(
+    "damage", ["", "[]", "{", '{"disk-report": 3}', '{"disk-report": {"at": "x", "since": 1, "arguments": 2}}']
+)
+def test_a_damaged_list_of_expectations_is_no_reason_to_fail(loaded: config.Config, damage: str) -> None:
+    loaded.outputs.mkdir()
+    (loaded.outputs / schedule.EXPECTED).write_text(damage)
+    assert schedule.expectations(loaded.outputs) == {}
+
+
+def test_a_time_or_an_interval_that_cannot_be_is_refused(loaded: config.Config) -> None:
+    with pytest.raises(UsageError, match="not a time of day"):
+        schedule.plan(loaded, now=NOW, at="25:00")
+    with pytest.raises(UsageError, match="does not divide an hour"):
+        schedule.plan(loaded, now=NOW, every_minutes=7)
+    with pytest.raises(UsageError, match="control character"):
+        schedule.plan(loaded, now=NOW, arguments=("a\nb",))
+
+
+def test_a_machine_with_neither_is_told(loaded: config.Config, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(RunbookError, match="neither systemd nor crontab"):
+        schedule.install(schedule.plan(loaded, now=NOW, kind="cron"))
