@@ -38,7 +38,8 @@ class RecordedHost:
         self._path = Path(path)
         self._record = record
         self._lock = threading.Lock()
-        self._name, self._answers = (record.name if record else ""), {}
+        self._name = record.name if record else ""
+        self._answers: dict[str, Any] = {}
         if self._path.exists():
             self._name, self._answers = _read(self._path)
             if record is not None:
