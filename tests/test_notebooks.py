@@ -14,6 +14,7 @@ import pytest
 from nbformat import NotebookNode
 
 from runbooks_lib.history import SqliteHistory
+from runbooks_lib.reports import parameters
 from runbooks_lib.training import example_past
 
 ROOT = Path(__file__).parents[1]
@@ -89,6 +90,12 @@ def test_defines_nothing_and_its_cells_are_short(path: Path) -> None:
         kinds = {type(node) for node in ast.walk(ast.parse(cell.source))}
         assert not kinds & {ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda, ast.For, ast.While}
         assert 1 <= len([line for line in cell.source.splitlines() if line.strip()]) <= MOST_LINES
+
+
+@each_notebook
+def test_its_parameters_can_be_checked_and_each_says_what_it_is(path: Path) -> None:
+    for parameter in parameters.declared(_read(path), where=str(path)):
+        assert parameter.help, parameter.name
 
 
 @each_notebook

@@ -51,13 +51,20 @@ class Canvas:
     def hours_only(self) -> bool:
         return self.outlook.tier == "hours"
 
+    @property
+    def gap_days(self) -> float:
+        """From how many days without data on it is a gap: half a day more than the usual distance of the samples."""
+        if self.hours_only or len(self.days) < 2:
+            return math.inf
+        return float(np.median(np.diff(self.days))) + 0.5
+
     def level(self, value: float) -> float:
         """Bytes (or inodes) in the picture's unit."""
         return value / self.unit_size
 
     def text(self, x: float, y: float, text: str, **how: object) -> Text:
         """A label that stays readable where it lies over a line, and that never is mathematics (`$` in a name)."""
-        options: dict[str, object] = {"fontsize": TEXT_POINTS, "color": INK, "parse_math": False, **how}
+        options: dict[str, object] = {"fontsize": TEXT_POINTS, "color": INK, "parse_math": False, "zorder": 8, **how}
         label = self.axes.text(x, y, text, **options)  # type: ignore[arg-type]
         label.set_path_effects([withStroke(linewidth=2.5, foreground="white", alpha=0.85)])
         return label
@@ -71,7 +78,7 @@ def make_canvas(
     length = -float(days[0]) if len(days) else 0.0
     if outlook.tier == "hours":
         length = max(length, 0.5 / 24)
-        first, last = -1.03 * length, length
+        first, last = -1.06 * length, length
     else:
         first, last = -max(2.0, min(length, 2.0 * horizon_days)), float(max(2, _reach(outlook, horizon_days)))
     seen = (days >= first) & np.isfinite(used)
@@ -95,7 +102,7 @@ def make_canvas(
 def _past(history: FilesystemHistory, outlook: Outlook, now: datetime) -> tuple[Floats, Floats, Floats]:
     """Days from now, used and usable. Daily values stand at noon, those of a young history at their time."""
     recent = history.recent
-    if outlook.tier == "hours" and outlook.resource == "bytes" and len(recent.times) > 1:
+    if outlook.tier == "hours" and outlook.resource == "bytes" and len(recent.times):
         values = np.asarray(recent.values, dtype=np.float64)
         return _days_from(now, recent.times), values, np.full(len(values), float(outlook.usable))
     if outlook.resource == "inodes":

@@ -94,9 +94,8 @@ def _gaps(canvas: Canvas) -> None:
     """Hatched, since a line drawn across days that nobody measured would be a claim."""
     if canvas.hours_only:
         return
-    measured = canvas.days[np.isfinite(canvas.used)]
-    for before, after in itertools.pairwise(measured):
-        if after - before < 1.5 or after < canvas.first:
+    for before, after in itertools.pairwise(canvas.days[np.isfinite(canvas.used)]):
+        if after - before < canvas.gap_days or after < canvas.first:
             continue
         left, right = max(float(before), canvas.first), float(after)
         canvas.axes.axvspan(left, right, facecolor="none", edgecolor=FAINT, hatch="////", linewidth=0)
@@ -132,7 +131,6 @@ def _wedge(canvas: Canvas) -> None:
     if rates is None or not np.isfinite(canvas.used).any():
         return
     start = float(canvas.used[np.isfinite(canvas.used)][-1])
-    x = np.array([0.0, canvas.last])
     ceiling = max(canvas.level(canvas.outlook.usable), start)
     # Many points, since a rate that reaches the ceiling bends there.
     x = np.linspace(0.0, canvas.last, 60)
@@ -145,7 +143,7 @@ def _wedge(canvas: Canvas) -> None:
 def _history(canvas: Canvas) -> None:
     known = np.isfinite(canvas.used)
     days, used = canvas.days[known], canvas.used[known]
-    breaks = np.nonzero(np.diff(days) > (1.5 if not canvas.hours_only else np.inf))[0] + 1
+    breaks = np.nonzero(np.diff(days) >= canvas.gap_days)[0] + 1
     for stretch_days, stretch in zip(np.split(days, breaks), np.split(used, breaks), strict=True):
         marker = "o" if len(stretch) == 1 else ""
         canvas.axes.plot(stretch_days, stretch, color=INK, linewidth=1.5, marker=marker, markersize=3, zorder=4)
@@ -166,16 +164,17 @@ def _limits(canvas: Canvas) -> None:
     middle = (full + threshold) / 2
     spread = max(0.0, apart - (full - threshold)) / 2
     edge = canvas.last + 0.012 * (canvas.last - canvas.first)
-    amount = words.amount
-    resource = canvas.outlook.resource
     for y, name, value, color in (
         (max(full + spread, middle), "full", canvas.outlook.usable, INK),
         (min(threshold - spread, middle), words.percent(ratio), canvas.outlook.threshold_level, LIMIT),
     ):
-        label = canvas.text(
-            edge, y, f"{name}\n{amount(value, resource)}", color=color, va="center", fontweight="bold", linespacing=1.05
-        )
-        label.set_clip_on(False)
+        text = f"{name}\n{_short_amount(canvas, value)}"
+        canvas.text(edge, y, text, color=color, va="center", fontweight="bold", linespacing=1.05)
+
+
+def _short_amount(canvas: Canvas, value: float) -> str:
+    """`475 GiB`, `8.1 M`: the scale says already that inodes are counted."""
+    return words.amount(value, canvas.outlook.resource).removesuffix(" inodes")
 
 
 def _resizes(canvas: Canvas) -> None:
@@ -186,19 +185,14 @@ def _resizes(canvas: Canvas) -> None:
         if x <= canvas.first:
             continue
         change = float(usable[index + 1] - usable[index]) * canvas.unit_size
-        sign = "+" if change > 0 else "−"
-        label = f"resized {sign}{words.amount(abs(change), canvas.outlook.resource)}"
+        label = f"resized {'+' if change > 0 else '−'}{_short_amount(canvas, abs(change))}"
+        # Beside the upper end of the step, where the line is not: left of a rise, right of a fall. At the left edge,
+        # where a rise leaves no room, below the line.
         y = max(float(usable[index]), float(usable[index + 1]))
-        # To the left there is room: the line was lower there (or was cut, and then the step itself is there).
-        left = x - canvas.first > 0.3 * (canvas.last - canvas.first)
-        canvas.text(
-            x,
-            y,
-            f"{label} " if left else f" {label}",
-            ha="right" if left else "left",
-            va="center",
-            fontsize=TEXT_POINTS,
-        )
+        near_edge = change > 0 and x - canvas.first < 0.3 * (canvas.last - canvas.first)
+        left = change > 0 and not near_edge
+        y -= 0.06 * (canvas.top - canvas.bottom) if near_edge else 0.0
+        canvas.text(x, y, f"{label} " if left else f" {label}", ha="right" if left else "left", va="center")
 
 
 def _threshold_dates(canvas: Canvas) -> None:
@@ -209,13 +203,26 @@ def _threshold_dates(canvas: Canvas) -> None:
     y, height = canvas.level(canvas.outlook.threshold_level), canvas.top - canvas.bottom
     end = passed[-1] if len(passed) == 3 else canvas.last
     canvas.axes.plot([passed[0], end], [y, y], color=LIMIT, linewidth=3.2, solid_capstyle="butt", zorder=5)
-    label_x = _apart(passed, 0.1 * (canvas.last - canvas.first), canvas.last)
-    label_y = canvas.top - 0.105 * height
-    for x, at, marker, percent in zip(passed, label_x, "oDo", ("10 %", "50 %", "90 %"), strict=False):
-        canvas.axes.plot([x, x, at], [y, label_y - 0.045 * height, label_y - 0.01 * height], color=LIMIT, linewidth=0.7)
+    for x, marker in zip(passed, "oDo", strict=False):
         canvas.axes.plot([x], [y], marker, color=LIMIT, markersize=6, markeredgecolor="white", zorder=6)
-        when = words.short_day((canvas.now + timedelta(days=x)).date())
-        canvas.text(at, label_y, f"{when}\n{percent}", color=LIMIT, ha="center", va="bottom", linespacing=1.1, zorder=7)
+    label_y = canvas.top - 0.105 * height
+    labels = _date_labels(canvas, passed)
+    label_x = _apart([x for x, _ in labels], 0.1 * (canvas.last - canvas.first), canvas.last)
+    for (x, text), at in zip(labels, label_x, strict=True):
+        canvas.axes.plot([x, x, at], [y, label_y - 0.045 * height, label_y - 0.01 * height], color=LIMIT, linewidth=0.7)
+        canvas.text(at, label_y, text, color=LIMIT, ha="center", va="bottom", linespacing=1.1)
+
+
+def _date_labels(canvas: Canvas, passed: Sequence[float]) -> list[tuple[float, str]]:
+    """Place and text of each date, one where several fall on the same day: `12 Dec`, `10-90 %`."""
+    by_day: dict[str, list[tuple[float, str]]] = {}
+    for x, percent in zip(passed, ("10", "50", "90"), strict=False):
+        day = words.short_day((canvas.now + timedelta(days=x)).date())
+        by_day.setdefault(day, []).append((x, percent))
+    return [
+        (same[0][0], f"{day}\n{same[0][1]} %" if len(same) == 1 else f"{day}\n{same[0][1]}–{same[-1][1]} %")
+        for day, same in by_day.items()
+    ]
 
 
 def _apart(positions: Sequence[float], distance: float, right: float) -> list[float]:
@@ -235,9 +242,7 @@ def _today_and_beginning(canvas: Canvas) -> None:
     roof = canvas.bottom + (canvas.level(canvas.ceiling) - canvas.bottom) * 1.03  # the strip above belongs to the dates
     axes.plot([0, 0], [canvas.bottom, roof], color=SOFT, linewidth=0.9, zorder=1.5)
     begin = canvas.outlook.start_by
-    # At the foot, unless the history itself runs there.
-    low = len(canvas.used) and canvas.used[-1] < canvas.bottom + 0.22 * height
-    y = canvas.bottom + (0.3 if low else 0.045) * height
+    y = _free_height(canvas)
     pad = 0.008 * (canvas.last - canvas.first)
     if canvas.hours_only:
         canvas.text(-pad, y, f"now {canvas.now:%H:%M} UTC", ha="right", color=SOFT)
@@ -261,6 +266,17 @@ def _today_and_beginning(canvas: Canvas) -> None:
     )
 
 
+def _free_height(canvas: Canvas) -> float:
+    """A height near the foot at which two lines of text beside today meet no other line."""
+    height = canvas.top - canvas.bottom
+    levels = [canvas.level(canvas.outlook.usable), canvas.level(canvas.outlook.threshold_level), *canvas.used[-1:]]
+    for share in (0.045, 0.2, 0.3, 0.4, 0.5):
+        y = canvas.bottom + share * height
+        if not any(-0.05 * height < level - y < 0.19 * height for level in levels):
+            return float(y)
+    return float(canvas.bottom + 0.045 * height)
+
+
 # -- scales and words --------------------------------------------------------------------------------------------------
 
 
@@ -276,12 +292,13 @@ def _heading(canvas: Canvas) -> None:
     handles: list[Line2D | Patch] = [Line2D([], [], color=INK, linewidth=1.5, label="highest use a day")]
     if canvas.hours_only:
         handles[0].set_label("used")
+    if canvas.hours_only and outlook.rates is not None:
         handles += [
             Line2D([], [], color=FUTURE, linewidth=1.6, linestyle=":", label="if slowest rate goes on"),
             Line2D([], [], color=FUTURE, linewidth=1.6, linestyle=(0, (4, 1.6)), label="mean"),
             Line2D([], [], color=FUTURE, linewidth=1.6, label="fastest"),
         ]
-    elif outlook.forecast is not None:
+    elif len(future_days(canvas)[0]):
         handles += [
             Line2D([], [], color=FUTURE, linewidth=2, linestyle=(0, (4, 1.6)), label="middle forecast"),
             Patch(facecolor=FUTURE, alpha=0.5, label="50 %"),
@@ -310,6 +327,8 @@ def alternative_text(history: FilesystemHistory, outlook: Outlook, *, now: datet
         since = words.day(history.days[known[0]].astype(object), today=today)
         before, after = amount(float(used[known[0]])), amount(float(used[known[-1]]))
         parts.append(f"From {since} to today it went from {before} to {after} of {amount(outlook.usable)} usable.")
+    elif len(known):
+        parts.append(f"It stands at {amount(float(used[known[0]]))} of {amount(outlook.usable)} usable.")
     spans, dates = outlook.days_to_threshold, outlook.dates
     level = f"{words.percent(outlook.threshold_ratio)} ({amount(outlook.threshold_level)})"
     if outlook.state == "crossed":

@@ -9,10 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from matplotlib import image
+from matplotlib.figure import Figure
 
 from runbooks_lib.capacity import Outlook, outlook
 from runbooks_lib.config import PartitionSettings
 from runbooks_lib.history import FilesystemHistory, Series
+from runbooks_lib.reports.disk_canvas import make_canvas
 from runbooks_lib.reports.disk_chart import alternative_text, draw
 
 NOW = datetime(2026, 11, 23, 21, 0, tzinfo=UTC)
@@ -162,6 +164,14 @@ def test_the_alternative_text_says_what_the_picture_says() -> None:
 def test_the_alternative_text_names_example_data() -> None:
     past = a_past(STEADY, origins=("example",))
     assert "example data, not measured" in alternative_text(past, expected_of(past), now=NOW)
+
+
+def test_a_past_with_a_value_a_week_has_no_gaps() -> None:
+    weekly = np.arange(300) % 7 == 5
+    past = a_past(STEADY, keep=weekly)
+    whole = a_past(STEADY)
+    canvas = [make_canvas(Figure(), Figure().add_subplot(), one, expected_of(one), NOW, 90) for one in (past, whole)]
+    assert [one.gap_days for one in canvas] == [7.5, 1.5]
 
 
 def test_a_past_of_hours_is_drawn_as_a_wedge_without_chances() -> None:
