@@ -120,8 +120,12 @@ class Capture:
     @property
     def ended(self) -> bool:
         """Nothing more is worth waiting for."""
-        known = self.shell_status is not None or self.shell_signal is not None
-        return self.closed or self.over or (self.framed and known)
+        return self.closed or self.over or (self.framed and self.shell_known)
+
+    @property
+    def shell_known(self) -> bool:
+        """The host has said how the shell ended."""
+        return self.shell_status is not None or self.shell_signal is not None
 
     @property
     def group(self) -> tuple[int, int] | None:
@@ -140,8 +144,8 @@ class Capture:
     def wait(self, seconds: float, until: Callable[[], bool] | None = None) -> bool:
         """Wait for the end, or for `until`; False when the time is over.
 
-        When the script has answered but its shell does not end (a child in the kernel's hands), PATIENCE_SECONDS more
-        are given to it. That is looked at between naps, so that the usual end costs one wake-up and not three.
+        When the script has answered but its shell does not end (a child in the kernel's hands), or the shell was ended
+        and a child holds its streams, PATIENCE_SECONDS more are given. That is looked at between naps, so that the usual end costs one wake-up and not three.
         """
         end = time.monotonic() + seconds
         complete_since: float | None = None
@@ -152,12 +156,12 @@ class Capture:
                 if self.ended or (until is not None and until()):
                     return True
                 now = time.monotonic()
-                if until is None and (self.answered or self.framed):
+                if until is None and (self.answered or self.framed or self.shell_known):
                     complete_since = complete_since or now
                     if now - complete_since >= PATIENCE_SECONDS:
                         return True
                 if now >= end:
-                    return self.answered or self.framed
+                    return self.answered or self.framed or self.shell_known
                 self._event.wait(min(end - now, PATIENCE_SECONDS / 2))
         finally:
             self._watched = False

@@ -20,7 +20,7 @@ class Script:
 
     `changes` is true when it alters the host: such a script is never sent a second time by itself.
     `root` asks for `sudo -n` (or for the host's `sudo_password` reference) unless the user already is root.
-    `end_marker`: a line of stdout after which the answer is complete, so that a child that keeps stdout open holds up nobody.
+    `end_marker`: a line of stdout after which the answer is complete; a shell that then does not end is not waited for.
     """
 
     text: str
@@ -74,8 +74,9 @@ class Host(Protocol):
     ) -> Result:
         """Run `script` with `input` on its stdin.
 
-        A non-zero exit status is a Result, not an error. Raises a HostError when there is no result: not reached, refused,
-        deadline passed (then the process group on the host is gone, or the error says that it may not be), too much output.
+        A non-zero exit status is a Result, not an error. Raises a HostError when there is no result: not reached,
+        refused, deadline passed (then the process group on the host is gone, or the error says that this could not be
+        proven), too much output.
         The script's end is its shell's end: a child that it left behind and that keeps stdout open is not waited for.
         Ending the group and proving it may take CLEANUP_SECONDS more than the deadline.
         """
@@ -173,7 +174,7 @@ class OutputLimitExceeded(HostError):
 
 
 class SettingsRefused(HostError):
-    """The SSH configuration asks for something that cannot be done faithfully here (a host CA, an unsupported Match, …)."""
+    """The SSH configuration asks for something that cannot be done faithfully here (a host CA, some Match, …)."""
 
     kind = "configuration"
 

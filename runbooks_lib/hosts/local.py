@@ -101,6 +101,8 @@ class LocalHost:
             )
         if not capture.begun:
             raise not_begun(self._name, script, capture)
+        if not capture.framed and not capture.answered:
+            self._end_group(script, capture)  # something ended the shell: nobody minds the rest
         return result_of(capture, self._name, script, started, begin)
 
     def close(self) -> None:
@@ -160,7 +162,9 @@ class _Process:
     def drive(self, end: float) -> bool:
         """Feed and read until the script has ended; False when the time is over. Raises RootRefused."""
         shell, capture = self._shell, self._capture
-        assert shell.stdin and shell.stdout and shell.stderr  # noqa: S101 (all three are pipes)
+        assert shell.stdin is not None  # noqa: S101 (all three are pipes)
+        assert shell.stdout is not None  # noqa: S101
+        assert shell.stderr is not None  # noqa: S101
         for pipe in (shell.stdin, shell.stdout, shell.stderr):
             os.set_blocking(pipe.fileno(), False)
         feeds = {shell.stdout.fileno(): capture.feed_stdout, shell.stderr.fileno(): capture.feed_stderr}

@@ -43,7 +43,7 @@ def not_begun(name: str, script: Script, capture: Capture) -> HostError:
             name,
             f"{script.name} needs root, and sudo did not give it{words}",
             true_now="nothing of it ran",
-            next="allow this user `sudo -n /bin/sh -s` (sudoers, NOPASSWD), or set sudo_password for the host in the inventory",
+            next="allow this user `sudo -n /bin/sh -s` in sudoers (NOPASSWD), or set the host's sudo_password",
         )
     status = capture.shell_status
     return NoShell(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
@@ -83,9 +84,9 @@ def run_on_all(
 ) -> list[Outcome[T]]:
     """`work(host)` for every host, at most `workers` at once; one Outcome a host, in the order of `hosts`.
 
-    A host that has not come back `deadline_seconds` after its turn began is closed, which ends what runs on it, and its row
-    is a DeadlineExceeded. Such a host does not keep its worker: another one takes the place. `on_progress` is called in
-    this thread, once a host, as they end. Connections are closed after each host unless `keep_connections`.
+    A host that has not come back `deadline_seconds` after its turn began is closed, which ends what runs on it, and
+    its row is a DeadlineExceeded. Such a host does not keep its worker: another one takes the place. `on_progress` is
+    called in this thread, once a host, as they end. Connections are closed after each host unless `keep_connections`.
     With `executor` its workers are used and `workers` is not; it is neither shut down nor waited for.
     Raises Interrupted on Ctrl-C, within a second: hosts under way are closed. Raises ValueError for workers < 1.
     """
@@ -202,10 +203,8 @@ def _unexpected(host: Host, error: Exception) -> HostError:
 
 
 def _close(host: Host) -> None:
-    try:
+    with contextlib.suppress(Exception):  # a host that cannot even be closed has its row already
         host.close()
-    except Exception:  # noqa: S110 (a host that cannot even be closed has its row already)
-        pass
 
 
 def _close_all(hosts: Sequence[Host], within: float) -> None:
@@ -218,7 +217,7 @@ def _close_all(hosts: Sequence[Host], within: float) -> None:
 
 
 class _Crew(Generic[T]):
-    """Threads of our own. Daemons: `concurrent.futures` joins its threads at exit, and one hung host would hold up that."""
+    """Threads of our own, daemons: `concurrent.futures` joins its threads at exit, which one hung host would hold up."""
 
     def __init__(self, shared: _Round[T], workers: int) -> None:
         self._shared, self._workers = shared, workers

@@ -62,7 +62,7 @@ class RecordedHost:
         deadline_seconds: float = DEFAULT_DEADLINE_SECONDS,
         output_limit_bytes: int = DEFAULT_OUTPUT_LIMIT_BYTES,
     ) -> Result:
-        """The recorded answer, or the host's own (then written down). Raises RecordingMissing, or what the host raises."""
+        """The recorded answer, or the host's own, then written down. Raises RecordingMissing, or what the host raises."""
         key = _key(script, input)
         if self._record is not None:
             result = self._record.run(
@@ -112,7 +112,7 @@ def _write(path: Path, name: str, answers: Mapping[str, Any]) -> None:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with open(descriptor, "w", encoding="utf-8") as file:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             json.dump(document, file, indent=1)
             file.write("\n")
             file.flush()

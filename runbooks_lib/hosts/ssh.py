@@ -247,23 +247,21 @@ class SshHost:
                 true_now=gone_words(gone, capture.group, script),
                 next="look at what it waits for, or give it more time",
             )
-        if capture.framed or capture.answered or capture.shell_signal is not None:
+        if capture.framed or capture.answered:
             return
-        if not capture.begun and capture.shell_status is not None:
+        if not capture.begun and (capture.shell_known or connection.alive):
             raise not_begun(self._name, script, capture)
-        if capture.begun and capture.shell_status is not None:
-            return  # the script ended the wrapper itself (kill -9 $PPID): its output is cut, its status is the shell's
-        if not capture.begun and connection.alive:
-            raise not_begun(self._name, script, capture)
-        raise _Lost(True, "the connection ended before the script did")
+        if not capture.shell_known:
+            raise _Lost(True, "the connection ended before the script did")
+        # Something ended the shell (the script itself, or the kernel for want of memory): nobody minds the rest.
+        channel.close()
+        self._end_group(connection, script, capture)
 
     def _end_group(self, connection: Connection, script: Script, capture: Capture) -> bool | None:
         """End what the script started and prove it, over the same connection or a new one. True: proven gone; False: not
         proven; None: it had not begun."""
         if capture.group is None:
             return False if capture.begun else None
-        if self._sudo_password and script.root:
-            pass  # answered below: the same way to root is taken
         end = time.monotonic() + CLEANUP_SECONDS
         ending = Script(end_group_script(*capture.group), name="end of the group", root=script.root)
         for fresh in (False, True):
