@@ -1,8 +1,8 @@
 """Jump hosts: one shared connection to each, through which many hosts are reached.
 
-The lost-hosts race (paramiko #1115, open since 2017): `Channel._send` gives up its lock before it sends, so that DATA can
-leave after CLOSE from another thread. OpenSSH then drops the whole bastion connection, or the stale bytes land in the
-next host's re-used channel number. `SafeSocket` lets sending and closing exclude each other.
+The lost-hosts race (paramiko #1115, open since 2017): `Channel._send` gives up its lock before it sends, so that DATA
+can leave after CLOSE from another thread. OpenSSH then drops the whole bastion connection, or the stale bytes land in
+the next host's re-used channel number. `SafeSocket` lets sending and closing exclude each other.
 """
 
 from __future__ import annotations

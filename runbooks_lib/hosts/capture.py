@@ -1,8 +1,8 @@
 """What comes back from one wrapped script: both streams cut to what lies between its begin and end lines, bounded.
 
-Fed by one thread (paramiko's transport thread, or the local reader), waited for by another. The feeding side only appends
-and looks at what is new, and wakes the other thread only when there is something to decide: that is most of why a
-round over many hosts stays cheap.
+Fed by one thread (paramiko's transport thread, or the local reader), waited for by another. The feeding side only
+appends and looks at what is new, and wakes the other thread only when there is something to decide: that is most of
+why a round over many hosts stays cheap.
 """
 
 from __future__ import annotations
@@ -145,7 +145,8 @@ class Capture:
         """Wait for the end, or for `until`; False when the time is over.
 
         When the script has answered but its shell does not end (a child in the kernel's hands), or the shell was ended
-        and a child holds its streams, PATIENCE_SECONDS more are given. That is looked at between naps, so that the usual end costs one wake-up and not three.
+        and a child holds its streams, PATIENCE_SECONDS more are given. That is looked at between naps, so that the
+        usual end costs one wake-up and not three.
         """
         end = time.monotonic() + seconds
         complete_since: float | None = None

@@ -1,4 +1,4 @@
-"""One authenticated SSH connection: socket, key exchange, host key, login - each with a deadline and words of its own."""
+"""One authenticated SSH connection: socket, key exchange, host key, login; each has its deadline."""
 
 from __future__ import annotations
 

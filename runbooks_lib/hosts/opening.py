@@ -1,4 +1,4 @@
-"""From an entry of the inventory to the host itself."""
+"""From an entry of the inventory to a host on which scripts run."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from runbooks_lib.hosts.ssh_settings import resolve
 
 
 def open_host(entry: HostEntry, config: Config) -> Host:
-    """The host of `entry`; nothing is connected before its first script. Raises UsageError for an example host."""
+    """The host of an entry; nothing is connected yet. Raises UsageError for an example, which is never connected to."""
     if entry.example:
         raise UsageError(
-            f"{entry.name} is an example with a made-up past, not a real host",
+            f"{entry.name} is an example with a made-up past, not a host",
             where=str(config.file),
-            true_now="nothing was connected",
-            next="name a host of your own",
+            true_now="nothing was connected to",
+            next="choose a host that is not marked example = true",
         )
     if entry.local:
         return LocalHost(entry.name, sudo_password=entry.sudo_password)

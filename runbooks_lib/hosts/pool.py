@@ -217,7 +217,7 @@ def _close_all(hosts: Sequence[Host], within: float) -> None:
 
 
 class _Crew(Generic[T]):
-    """Threads of our own, daemons: `concurrent.futures` joins its threads at exit, which one hung host would hold up."""
+    """Threads of our own, daemons: one hung host would hold up the exit that joins `concurrent.futures`' own."""
 
     def __init__(self, shared: _Round[T], workers: int) -> None:
         self._shared, self._workers = shared, workers

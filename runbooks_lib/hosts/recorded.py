@@ -62,7 +62,7 @@ class RecordedHost:
         deadline_seconds: float = DEFAULT_DEADLINE_SECONDS,
         output_limit_bytes: int = DEFAULT_OUTPUT_LIMIT_BYTES,
     ) -> Result:
-        """The recorded answer, or the host's own, then written down. Raises RecordingMissing, or what the host raises."""
+        """The recorded answer, or the host's own, then written down. Raises RecordingMissing, or as the host."""
         key = _key(script, input)
         if self._record is not None:
             result = self._record.run(

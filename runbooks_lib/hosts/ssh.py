@@ -49,8 +49,8 @@ class _Lost(Exception):
 class SshHost:
     """A host reached as the SSH configuration says for `ssh_name` (the same as `name` when not given).
 
-    The connection is kept between runs until `close`; several threads may run scripts at once. `sudo_password` is a secret
-    reference ("env:NAME", "file:path"), used only for scripts that ask for root, and only if sudo asks for it.
+    The connection is kept between runs until `close`; several threads may run scripts at once. `sudo_password` is a
+    secret reference ("env:NAME", "file:path"), used only for scripts that ask for root, and only if sudo asks for it.
     """
 
     def __init__(
@@ -116,8 +116,8 @@ class SshHost:
         raise AssertionError("the second attempt always returns or raises")
 
     def close(self) -> None:
-        """End the connection; a run that is under way in another thread ends with HostUnreachable, and the host ends its
-        process group by itself."""
+        """End the connection; a run that is under way in another thread ends with HostUnreachable, and the host ends
+        its process group by itself."""
         self._closings += 1
         connection, self._connection = self._connection, None
         if connection is not None:
@@ -258,8 +258,8 @@ class SshHost:
         self._end_group(connection, script, capture)
 
     def _end_group(self, connection: Connection, script: Script, capture: Capture) -> bool | None:
-        """End what the script started and prove it, over the same connection or a new one. True: proven gone; False: not
-        proven; None: it had not begun."""
+        """End what the script started and prove it, over the same connection or a new one. True: proven gone; False:
+        not proven; None: it had not begun."""
         if capture.group is None:
             return False if capture.begun else None
         end = time.monotonic() + CLEANUP_SECONDS

@@ -1,8 +1,9 @@
 """paramiko's Transport, tuned for many hosts, and the run of one wrapped script over a channel of it.
 
-Why a subclass: a stock Transport polls its socket ten times a second (500 idle connections cost 13 % of a core), prefers
-CTR + HMAC over GCM (whose comparison is a Python loop), starts a Timer thread per handshake, formats log lines that nobody
-reads, ignores `exit-signal`, and deadlocks when stdout and stderr share a full window (paramiko #448, #563, #1778).
+Why a subclass: a stock Transport polls its socket ten times a second (500 idle connections cost 13 % of a core),
+prefers CTR + HMAC over GCM (whose comparison is a Python loop), starts a Timer thread per handshake, formats log lines
+that nobody reads, ignores `exit-signal`, and deadlocks when stdout and stderr share a full window (paramiko #448,
+#563, #1778).
 """
 
 from __future__ import annotations

@@ -5,16 +5,18 @@ process list. One compound command is sent: the shell has read all of it before 
 script that reads stdin cannot eat the rest of itself. The envelope
 
 * prints a begin line with a nonce on both streams, so that whatever a `.bashrc` printed before it does not matter, and
-  an end line with the exit status, so that neither a lost end-of-file nor a child that keeps stdout open holds up anyone;
+  an end line with the exit status, so that neither a lost end-of-file nor a child that keeps stdout open holds up
+  anyone;
 * tells its process group, and when the group's leader was started, so that the group can be ended later and a recycled
   number is never killed;
 * keeps a watchdog: a forked shell that blocks reading the connection's stdin. sshd closes that when the operator's
   connection is cut, the read ends, and the watchdog kills the group. It costs one fork, no poll and no `sleep`.
 
 Input travels in one of two ways, both without a temporary file (bash writes here-documents to one):
-up to 4 KiB without NUL inside the program, fed by the shell's builtin `printf`; anything else raw, after the begin line has
-been seen (dash and busybox read their stdin in blocks and would swallow what comes early), counted by `head -c`, and the
-script sees its end of file only when the operator has confirmed the whole: a cut connection never looks like a short file.
+up to 4 KiB without NUL inside the program, fed by the shell's builtin `printf`; anything else raw, after the begin
+line has been seen (dash and busybox read their stdin in blocks and would swallow what comes early), counted by `head
+-c`, and the script sees its end of file only when the operator has confirmed the whole: a cut connection never looks
+like a short file.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ ROOT_COMMAND = """exec /bin/sh -c 'if [ "$(id -u)" = 0 ]; then exec /bin/sh -s; 
 
 SMALL_INPUT_BYTES = 4096  # PIPE_BUF: always fits into an empty pipe, so that its writer never blocks
 
-# @N@ is the nonce, @L@ the length of raw input; script and input are put in last, so that nothing inside them is replaced.
+# @N@ is the nonce, @L@ the length of raw input; script and input are put in last, so that nothing inside them is
+# replaced.
 _HEAD = """{ exec 3<&0 4>&2 </dev/null 2>/dev/null
 _rb_g=0 _rb_p=0 _rb_r=
 read -r _rb_x _rb_x _rb_x _rb_p _rb_g _rb_r </proc/$$/stat || { _rb_g=$(ps -o pgid= -p $$); _rb_g=$((${_rb_g:-0})); }
@@ -106,7 +109,8 @@ def password_command(nonce: str) -> str:
     """The exec request for root with a password.
 
     sudo asks with `nonce` as its prompt on stderr - only then is the password sent, so a host that does not ask never
-    gets it, and a second prompt means that it was wrong. `nonce ready` on stdout says that the shell waits for the program.
+    gets it, and a second prompt means that it was wrong. `nonce ready` on stdout says that the shell waits for the
+    program.
     """
     ready = f"echo {nonce} ready; exec /bin/sh -s"
     sudo = f'exec env LC_ALL=C LANGUAGE=C sudo -k -S -p {nonce} /bin/sh -c "{ready}"'
@@ -129,8 +133,8 @@ printf '%s\n' "${m:-alive ? ?}"
 
 
 def end_group_script(group: int, leader_started: int) -> str:
-    """A script that kills process group `group` and prints `gone`, or one `alive PID STATE` a process that stays (D: the
-    kernel does not let go of it). Zombies are gone. A leader that was started at another time is a recycled number:
-    then the group is gone, and nothing is killed.
+    """A script that kills process group `group` and prints `gone`, or one `alive PID STATE` a process that stays (D:
+    the kernel does not let go of it). Zombies are gone. A leader that was started at another time is a recycled
+    number: then the group is gone, and nothing is killed.
     """
     return f"g={int(group)} s={int(leader_started)}\n{_END_GROUP}"

@@ -41,10 +41,10 @@ _GCM = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")
 class PracticeHost:
     """One server, reachable under every name in `names`, with files in `directory` (made with mode 0700).
 
-    `ssh_config` and `known_hosts` are the paths of files that SshHost and `ssh -F` can use as they are; `port`, `user`,
-    `identity_file` say the same singly. Use it as a context manager, or `start` and `stop`. Keys in the directory are used
-    again, so that a second start on another port shows the same host key.
-    Raises UsageError for an address that is not on the loopback, RunbookError when it cannot listen.
+    `ssh_config` and `known_hosts` are the paths of files that SshHost and `ssh -F` can use as they are; `port`,
+    `user`, `identity_file` say the same singly. Use it as a context manager, or `start` and `stop`. Keys in the
+    directory are used again, so that a second start on another port shows the same host key. Raises UsageError for an
+    address that is not on the loopback, RunbookError when it cannot listen.
     """
 
     def __init__(
@@ -235,7 +235,7 @@ class _Session(paramiko.ServerInterface):  # type: ignore[misc]
     def __init__(self, host: PracticeHost) -> None:
         self._host = host
 
-    def get_allowed_auths(self, username: str) -> str:
+    def get_allowed_auths(self, _username: str) -> str:
         return "publickey"
 
     def check_auth_publickey(self, username: str, key: paramiko.PKey) -> int:
@@ -246,7 +246,7 @@ class _Session(paramiko.ServerInterface):  # type: ignore[misc]
             return int(paramiko.AUTH_SUCCESSFUL)
         return int(paramiko.AUTH_FAILED)
 
-    def check_channel_request(self, kind: str, chanid: int) -> int:
+    def check_channel_request(self, kind: str, _chanid: int) -> int:
         return int(paramiko.OPEN_SUCCEEDED if kind == "session" else paramiko.OPEN_FAILED_ADMINISTRATIVELY_PROHIBITED)
 
     def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
@@ -255,7 +255,7 @@ class _Session(paramiko.ServerInterface):  # type: ignore[misc]
         return True
 
     def check_channel_direct_tcpip_request(
-        self, chanid: int, origin: tuple[str, int], destination: tuple[str, int]
+        self, chanid: int, _origin: tuple[str, int], destination: tuple[str, int]
     ) -> int:
         try:
             if not ipaddress.ip_address(destination[0]).is_loopback:
@@ -373,7 +373,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     ends, wakes = os.pipe()
 
-    def stop(number: int, frame: object) -> None:
+    def stop(_number: int, _frame: object) -> None:
         os.write(wakes, b".")
 
     for number in (signal.SIGINT, signal.SIGTERM):
