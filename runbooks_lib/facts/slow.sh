@@ -165,10 +165,10 @@ fi
 
 if wanted directories; then
   decode "$mount"
-  if [ ! -d "$name" ]; then
-    missing="${missing}absent directories$nl"
-  elif ! answers "$name"; then
+  if ! answers "$name"; then # before any look of our own, which would hang
     missing="${missing}stale directories$nl"
+  elif [ ! -d "$name" ]; then
+    missing="${missing}absent directories$nl"
   else
     lower=''
     command -v nice >/dev/null && lower='nice -n 19'
