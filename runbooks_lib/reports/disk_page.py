@@ -96,6 +96,8 @@ def coded(text: str) -> Markup:
 _ENVIRONMENT = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
 _ENVIRONMENT.filters["coded"] = coded
 _ENVIRONMENT.filters["tied"] = tied
+# JupyterLab sets every cell of a table to the right; a page with a style sheet of its own may drop this.
+_ENVIRONMENT.globals["left"] = Markup('style="text-align: left"')
 
 _SENTENCES = _ENVIRONMENT.from_string("""\
 <div class="report-sentences">
@@ -117,22 +119,21 @@ _SENTENCES = _ENVIRONMENT.from_string("""\
 </div>
 """)
 
+_HEAD = ("State", "Partition", "Used", "Passes its threshold", "Full in 30 days", "Begin by")
 _TABLE = _ENVIRONMENT.from_string("""\
 <div class="table-scroll">
 <table class="partitions">
-<thead><tr><th scope="col">State</th><th scope="col">Partition</th><th scope="col" class="number">Used</th>
-<th scope="col">Passes its threshold</th><th scope="col" class="number">Full in 30 days</th>
-<th scope="col">Begin by</th></tr></thead>
+<thead><tr>{% for name in head %}<th scope="col" {{ left }}>{{ name }}</th>{% endfor %}</tr></thead>
 <tbody>
 {% for row in rows %}
 <tr class="state-{{ row.state | replace(' ', '-') }}">
-<td class="state"><span class="sign">{{ row.sign }}</span> {{ row.word }}</td>
-<td><code>{{ row.mountpoint }}</code> on {{ row.instance }}
+<td class="state" {{ left }}><span class="sign">{{ row.sign }}</span> {{ row.word }}</td>
+<td {{ left }}><code>{{ row.mountpoint }}</code> on {{ row.instance }}
 {%- if row.mark %} <small class="mark">{{ row.mark }}</small>{% endif %}</td>
-<td class="number">{{ row.used | tied }}</td>
-<td>{{ row.between | tied }}</td>
-<td class="number">{{ row.full_30_days | tied }}</td>
-<td>{{ row.begin_by | tied }}</td></tr>
+<td {{ left }}>{{ row.used | tied }}</td>
+<td {{ left }}>{{ row.between | tied }}</td>
+<td {{ left }}>{{ row.full_30_days | tied }}</td>
+<td {{ left }}>{{ row.begin_by | tied }}</td></tr>
 {% endfor %}
 </tbody></table>
 </div>
@@ -150,12 +151,16 @@ _CLOSING = _ENVIRONMENT.from_string("""\
 <table class="figures">
 <tbody>
 {% if row.dates %}
-<tr><th scope="row">{{ row.dates_of | tied }}</th>
-{% for name, value in row.dates %}<td><small>{{ name | tied }}</small> {{ value | tied }}</td>{% endfor %}</tr>
+<tr><th scope="row" {{ left }}>{{ row.dates_of | tied }}</th>
+{% for name, value in row.dates %}
+<td {{ left }}><small>{{ name | tied }}</small> {{ value | tied }}</td>
+{% endfor %}</tr>
 {% endif %}
 {% if row.chances %}
-<tr><th scope="row">Chance of being full</th>
-{% for name, value in row.chances %}<td><small>{{ name | tied }}</small> {{ value | tied }}</td>{% endfor %}</tr>
+<tr><th scope="row" {{ left }}>Chance of being full</th>
+{% for name, value in row.chances %}
+<td {{ left }}><small>{{ name | tied }}</small> {{ value | tied }}</td>
+{% endfor %}</tr>
 {% endif %}
 </tbody></table>
 </div>
@@ -193,7 +198,6 @@ def sentences(rows: Sequence[Row], *, calm: str, looked_at: str, warnings: Seque
 
 def table(rows: Sequence[Row]) -> Piece:
     """All partitions, one row each, in the order given."""
-    head = ("State", "Partition", "Used", "Passes its threshold", "Full in 30 days", "Begin by")
     cells = [
         (
             f"{row.sign} {row.word}",
@@ -205,9 +209,9 @@ def table(rows: Sequence[Row]) -> Piece:
         )
         for row in rows
     ]
-    widths = [max(len(line[column]) for line in [head, *cells]) for column in range(len(head))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in [head, *cells]]
-    return Piece(_TABLE.render(rows=rows), "\n".join(line.rstrip() for line in lines))
+    widths = [max(len(line[column]) for line in [_HEAD, *cells]) for column in range(len(_HEAD))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in [_HEAD, *cells]]
+    return Piece(_TABLE.render(rows=rows, head=_HEAD), "\n".join(line.rstrip() for line in lines))
 
 
 def opening(row: Row) -> Piece:
