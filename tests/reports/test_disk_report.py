@@ -41,12 +41,13 @@ def filesystem(
 
 
 def keep(history: SqliteHistory, instance: str, samples: Iterable[Sample]) -> None:
-    """Store snapshots as a collection does, one per time."""
-    by_time: dict[datetime, list[Sample]] = {}
-    for sample in samples:
-        by_time.setdefault(sample.time, []).append(sample)
-    for time in sorted(by_time):
-        history.store_snapshot(instance, time, by_time[time])
+    """The past of a host as imported, its last snapshot as collected."""
+    ordered = sorted(samples, key=lambda sample: sample.time)
+    last = ordered[-1].time
+    past = [sample for sample in ordered if sample.time < last]
+    if past:
+        history.import_samples(past, origin="imported from past.csv", instance=instance, now=NOW)
+    history.store_snapshot(instance, last, [sample for sample in ordered if sample.time == last])
 
 
 def growing(
