@@ -14,6 +14,7 @@ from runbooks_lib.errors import ExitCode, RunbookError, UsageError
 
 if TYPE_CHECKING:
     from runbooks_lib.config import Config, HostEntry
+    from runbooks_lib.history import SqliteHistory
 
 # Rooms are imported inside the verbs, so that `runbook --help` stays quick.
 
@@ -111,9 +112,9 @@ def hosts_trust(config_path: Path | None, name: str) -> None:
     from runbooks_lib import terminal
     from runbooks_lib.hosts import trust
 
-    loaded, entries = _chosen(config_path, (name,), None)
-    offer = trust.offered_key(entries[0].ssh_name, config_file=loaded.ssh_config)
-    terminal.ask_to_trust(offer)
+    loaded, (entry,) = _chosen(config_path, (name,), None)
+    offer = trust.offered_key(entry.ssh_name, config_file=loaded.ssh_config, user=entry.user, port=entry.port)
+    terminal.ask_to_trust(offer, trust.add)
 
 
 @cli.command()
@@ -152,8 +153,273 @@ def facts(config_path: Path | None, name: str, as_json: bool, slow: bool) -> Non
     from runbooks_lib import terminal
     from runbooks_lib.history import collecting
 
-    loaded, entries = _chosen(config_path, (name,), None)
-    terminal.show_facts(collecting.read_one(loaded, entries[0], slow=slow), as_json=as_json)
+    loaded, (entry,) = _chosen(config_path, (name,), None)
+    snapshot, slow_snapshot = collecting.read_one(loaded, entry, slow=slow)
+    terminal.show_facts(snapshot, slow_snapshot, as_json_text=as_json)
+
+
+@cli.group()
+def history() -> None:
+    """What hosts said before: what is kept, bringing a past from elsewhere, copies."""
+
+
+@history.command("info")
+@_config_option
+def history_info(config_path: Path | None) -> None:
+    """Which hosts and partitions the history knows, since when, and from where the numbers came."""
+    from runbooks_lib import config, terminal
+    from runbooks_lib.history import open_history
+
+    loaded = config.load(config_path)
+    known = open_history(loaded.history)
+    try:
+        terminal.show_history(known, loaded)
+    finally:
+        known.close()
+
+
+@history.command("backup")
+@click.argument("target", type=click.Path(path_type=Path))
+@_config_option
+def history_backup(target: Path, config_path: Path | None) -> None:
+    """Copy the history file to TARGET, consistently, even while it is written. Never overwrites a file."""
+    _own_history(config_path).backup(target)
+    click.echo(f"Copied to {target}.")
+
+
+@history.command("check")
+@_config_option
+def history_check(config_path: Path | None) -> None:
+    """Read the whole history file and say whether it is sound. Exit code 1 when it is not."""
+    known = _own_history(config_path)
+    mistakes = known.check()
+    for mistake in mistakes:
+        click.echo(mistake, err=True)
+    if mistakes:
+        sys.exit(ExitCode.FAILED)
+    click.echo(f"{known.path}: sound.")
+
+
+@history.group("import")
+def history_import() -> None:
+    """Bring a past from elsewhere. Importing again is harmless, and where numbers came from is never forgotten."""
+
+
+@history_import.command("csv")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--host", metavar="HOST", help="The host, where the file has no column `instance`.")
+@click.option("--mountpoint", metavar="PATH", help="The partition, where the file has no column `mountpoint`.")
+@_config_option
+def history_import_csv(file: Path, host: str | None, mountpoint: str | None, config_path: Path | None) -> None:
+    """A CSV file, plain or gzip: time,used_bytes[,size_bytes,avail_bytes,inodes_used,inodes_total].
+
+    All of it or nothing; every line that cannot be read is told with its number. docs/history.md lists the columns.
+    """
+    from runbooks_lib import terminal
+    from runbooks_lib.history.import_csv import import_csv
+
+    terminal.show_imported(import_csv(_own_history(config_path), file, instance=host, mountpoint=mountpoint))
+
+
+@history_import.command("sysstat")
+@_selection
+def history_import_sysstat(config_path: Path | None, names: tuple[str, ...], group: str | None) -> None:
+    """The hosts' own sar archives (package sysstat), read over SSH with sadf."""
+    from runbooks_lib import terminal
+    from runbooks_lib.history import collecting
+
+    loaded, entries = _chosen(config_path, names, group)
+    known = _own_history(config_path)
+    with terminal.progress("reading archives", len(entries)) as tick:
+        rows = collecting.import_archives(loaded, entries, known, on_progress=tick)
+    terminal.show_archives(rows)
+    if not all(row.imported for row in rows):
+        sys.exit(ExitCode.FAILED)
+
+
+@history_import.command("prometheus")
+@click.argument("url")
+@click.option("--days", type=click.IntRange(1, 3650), default=365, show_default=True, help="How far back.")
+@click.option("--step", type=click.IntRange(15, 86400), default=300, show_default=True, help="Seconds between values.")
+@click.option("--label", default="instance", show_default=True, help="The label that names the host.")
+@click.option("--host", "names", multiple=True, metavar="HOST", help="Only this host (again for more); default: all.")
+@click.option("--user", help="For basic authentication.")
+@click.option("--password", metavar="REF", help='Its password, by reference: "env:NAME" or "file:/path".')
+@click.option("--token", metavar="REF", help='A bearer token, by reference: "env:NAME" or "file:/path".')
+@_config_option
+def history_import_prometheus(
+    url: str,
+    days: int,
+    step: int,
+    label: str,
+    names: tuple[str, ...],
+    user: str | None,
+    password: str | None,
+    token: str | None,
+    config_path: Path | None,
+) -> None:
+    """A Prometheus-compatible server (Prometheus, VictoriaMetrics, Thanos, Mimir) that scrapes node_exporter."""
+    from datetime import UTC, datetime, timedelta
+
+    from runbooks_lib import terminal
+    from runbooks_lib.history.import_prometheus import import_prometheus
+    from runbooks_lib.history.prometheus_api import PrometheusApi
+
+    known = _own_history(config_path)
+    now = datetime.now(UTC)
+    brought = import_prometheus(
+        known,
+        PrometheusApi(url, user=user, password=password, token=token),
+        start=now - timedelta(days=days),
+        end=now,
+        instances=names or None,
+        instance_label=label,
+        step_seconds=step,
+    )
+    terminal.show_server_import(brought, url)
+
+
+def _own_history(config_path: Path | None) -> SqliteHistory:
+    from runbooks_lib import config
+    from runbooks_lib.history import SqliteHistory
+
+    loaded = config.load(config_path)
+    if loaded.history.path is None:
+        raise UsageError(
+            f"the history is the server {loaded.history.url}, not a file of ours",
+            where=str(loaded.file),
+            true_now="nothing was done",
+            next="to keep a history of our own, name a path instead of a url under [history]",
+        )
+    return SqliteHistory(loaded.history.path)
+
+
+@cli.command()
+@_config_option
+@click.option("--report", "report_name", default="disk-report", show_default=True, help="The report to publish daily.")
+@click.option("--at", default="05:30", show_default=True, help="When, in local time.")
+@click.option("--every", type=int, default=5, show_default=True, help="Minutes between two collections.")
+@click.option("-p", "parameters", multiple=True, metavar="NAME=VALUE", help="A parameter of the report.")
+@click.option("--cron/--systemd", "cron", default=None, help="Which timers; default: systemd where it runs.")
+@click.option("--install", is_flag=True, help="Write them and start them. Without it nothing is written.")
+@click.option("--remove", is_flag=True, help="Stop and remove them.")
+def schedule(
+    config_path: Path | None,
+    report_name: str,
+    at: str,
+    every: int,
+    parameters: tuple[str, ...],
+    cron: bool | None,
+    install: bool,
+    remove: bool,
+) -> None:
+    """Collect every few minutes and report every day, by systemd timers or cron lines; missed runs are caught up.
+
+    Shows exactly what would be written; --install writes it, --remove takes it away again.
+    """
+    from datetime import UTC, datetime
+
+    from runbooks_lib import config
+    from runbooks_lib.reports import schedule as timers
+    from runbooks_lib.reports.run import check_parameters
+
+    if install and remove:
+        raise UsageError("--install and --remove together", true_now="nothing was done", next="give one of them")
+    loaded = config.load(config_path)
+    check_parameters(report_name, parameters)
+    planned = timers.plan(
+        loaded,
+        now=datetime.now(UTC),
+        report=report_name,
+        at=at,
+        every_minutes=every,
+        arguments=[word for each in parameters for word in ("-p", each)],
+        kind=None if cron is None else "cron" if cron else "systemd",
+    )
+    if remove:
+        timers.remove(planned)
+        click.echo("Removed.")
+        return
+    click.echo(planned.describe())
+    if install:
+        timers.install(planned)
+        click.echo("Installed.")
+    else:
+        click.echo("Nothing was written. `runbook schedule --install` writes it.", err=True)
+    if planned.advice:
+        click.echo(planned.advice, err=True)
+
+
+@cli.command()
+@_config_option
+@click.option(
+    "--ip", default="127.0.0.1", show_default=True, help="Another one needs --certificate, --key, --password."
+)
+@click.option("--port", type=click.IntRange(1, 65535), help="Default: 8888, or the next free one.")
+@click.option("--certificate", type=click.Path(path_type=Path), help="TLS certificate (PEM).")
+@click.option("--key", type=click.Path(path_type=Path), help="Its key (PEM).")
+@click.option(
+    "--password", metavar="REF", help='A password instead of a token, by reference: "env:NAME", "file:/path".'
+)
+@click.option("--browser/--no-browser", default=True, help="Open a browser (default where there is a screen).")
+def lab(
+    config_path: Path | None,
+    ip: str,
+    port: int | None,
+    certificate: Path | None,
+    key: Path | None,
+    password: str | None,
+    browser: bool,
+) -> None:
+    """Open JupyterLab with the notebooks, on this machine only. Ctrl-C ends it and its kernels.
+
+    From another machine: ssh -L 8888:127.0.0.1:8888 THIS-MACHINE. Whoever reaches this server has your shell and your
+    SSH keys, therefore any other address is refused without TLS and a password.
+    """
+    import signal
+    import webbrowser
+
+    from runbooks_lib import config, jupyter, secrets
+
+    loaded = config.load(config_path)
+    ready = jupyter.prepare(
+        loaded.outputs / "lab",
+        config_file=loaded.file,
+        ip=ip,
+        port=port,
+        certificate=certificate,
+        key=key,
+        password=None if password is None else secrets.resolve(password),
+    )
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with jupyter.running(ready, log=loaded.outputs / "lab" / "lab.log") as server:
+        click.echo(ready.url_with_token if sys.stdout.isatty() else ready.url)
+        if ready.token_file is not None:
+            click.echo(f"The token stands in {ready.token_file}. Ctrl-C ends it.", err=True)
+        if browser and sys.stdout.isatty():
+            webbrowser.open(ready.url_with_token)
+        try:
+            server.wait()
+        except KeyboardInterrupt:
+            click.echo("Ended.", err=True)
+
+
+@cli.command()
+@click.option(
+    "--directory",
+    type=click.Path(path_type=Path),
+    default=Path("outputs/demo"),
+    show_default=True,
+    help="Where everything of the demo is written.",
+)
+def demo(directory: Path) -> None:
+    """Read this machine over real SSH, put example partitions beside it, publish the report of both.
+
+    Starts an SSH server of its own on 127.0.0.1 for the duration, with keys made for it; needs no root.
+    """
+    from runbooks_lib.training import demo as first_report
+
+    click.echo(first_report.run(directory.absolute()).sentence)
 
 
 def main() -> None:
@@ -171,8 +437,9 @@ def main() -> None:
     except RunbookError as error:
         click.echo(str(error), err=True)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        click.echo("\nStopped.", err=True)
+    except KeyboardInterrupt as stop:
+        # A round over many hosts says which were not reached (pool.Interrupted).
+        click.echo(f"\n{str(stop).capitalize() or 'Stopped'}.", err=True)
         sys.exit(ExitCode.FAILED)
     except BrokenPipeError:
         # `runbook … | head`: the reader has what it wanted. Python would complain again while flushing at exit.

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,13 @@ import click
 
 if TYPE_CHECKING:
     from runbooks_lib.config import Config, HostEntry
+    from runbooks_lib.facts.filesystems import Usage
+    from runbooks_lib.facts.slow import SlowSnapshot
+    from runbooks_lib.facts.snapshot import Snapshot
+    from runbooks_lib.history.collecting import Archives, Row
+    from runbooks_lib.history.import_prometheus import ServerImport
+    from runbooks_lib.history.model import History
+    from runbooks_lib.history.writing import Imported
 
 Tick = Callable[[str, str], None]  # host, state
 
@@ -30,9 +37,9 @@ def plain(text: str) -> str:
     return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
 
 
-def table(rows: list[tuple[str, ...]], header: tuple[str, ...] = ()) -> None:
+def table(rows: Sequence[tuple[str, ...]], header: tuple[str, ...] = ()) -> None:
     """Rows under each other, each column as wide as its longest cell but the last."""
-    everything = [header, *rows] if header else rows
+    everything = [header, *rows] if header else list(rows)
     if not everything:
         return
     widths = [max(len(plain(row[place])) for row in everything) for place in range(len(everything[0]) - 1)]
@@ -126,3 +133,231 @@ def _jsonable(value: Any) -> Any:
     if isinstance(value, float) and value != value:
         return None
     return value
+
+
+# -- hosts -------------------------------------------------------------------------------------------------------------
+
+
+def show_checks(rows: list[Row]) -> None:
+    """A row a host: what was read, or what is wrong and what to do."""
+    shown: list[tuple[str, ...]] = []
+    for row in rows:
+        if row.snapshot is None:
+            shown.append((row.host, row.state, f"{row.seconds:.1f} s", row.message.splitlines()[0]))
+            continue
+        identity = row.snapshot.identity.value
+        system = " ".join((identity.distribution_name or identity.distribution, identity.kernel)) if identity else ""
+        state = "ok" if row.ok else "doubtful"
+        shown.append((row.host, state, f"{row.seconds:.1f} s", f"{system}, {_count(row.partitions, 'partition')}"))
+    table(shown, ("HOST", "STATE", "TIME", ""))
+    for row in rows:
+        for doubt in row.doubts:
+            click.echo(f"{plain(row.host)}: {plain(doubt)}")
+    _show_failures(rows)
+    well = sum(row.ok for row in rows)
+    click.echo(f"\n{well} of {_count(len(rows), 'host')} are right. Nothing was stored.")
+
+
+def show_collected(rows: list[Row], config: Config, *, quiet: bool = False) -> None:
+    """A row a host, the failures with what to do, and where the numbers are."""
+    if not quiet:
+        table(
+            [(row.host, row.state, f"{row.seconds:.1f} s", _fullest(row) if row.snapshot else "") for row in rows],
+            ("HOST", "STATE", "TIME", "FULLEST"),
+        )
+    _show_failures(rows)
+    if not quiet:
+        read = sum(row.snapshot is not None for row in rows)
+        click.echo(f"\n{read} of {_count(len(rows), 'host')} read and kept in {config.history.path}")
+
+
+def _show_failures(rows: list[Row]) -> None:
+    for row in rows:
+        if row.message:
+            click.echo(f"\n{plain(row.host)}: {row.state}", err=True)
+            for text in row.message.splitlines():
+                click.echo(f"  {plain(text)}", err=True)
+
+
+def _fullest(row: Row) -> str:
+    filesystems = row.snapshot.filesystems.value if row.snapshot else None
+    if filesystems is None:
+        return "its file systems could not be read"
+    known = [(each.usage.used_ratio, each.mountpoint) for each in filesystems.rows if each.usage is not None]
+    filled = [(ratio, mountpoint) for ratio, mountpoint in known if ratio is not None]
+    if not filled:
+        return "no file system with a size"
+    ratio, mountpoint = max(filled)
+    return f"{mountpoint} {ratio:.0%} of {_count(len(filled), 'partition')}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def show_facts(snapshot: Snapshot, slow: SlowSnapshot | None, *, as_json_text: bool) -> None:
+    """One host's snapshot: for people what matters first; with `as_json_text` everything."""
+    if as_json_text:
+        click.echo(as_json({"snapshot": snapshot, "slow": slow}))
+        return
+    for title, rows in _sections(snapshot):
+        if rows:
+            click.echo(click.style(f"\n{title}", bold=True))
+            table(rows)
+    missing = [(name, str(fact.state), fact.detail) for name, fact in snapshot.facts().items() if not fact.known]
+    if slow is not None:
+        for field in dataclasses.fields(slow):
+            fact = getattr(slow, field.name)
+            if not hasattr(fact, "state"):
+                continue
+            if fact.known:
+                click.echo(click.style(f"\n{field.name.replace('_', ' ')}", bold=True))
+                click.echo(plain_lines(as_json(fact.value)))
+            else:
+                missing.append((field.name, str(fact.state), fact.detail))
+    if missing:
+        click.echo(click.style("\nNot known", bold=True))
+        table(missing)
+
+
+def plain_lines(text: str) -> str:
+    """As `plain`, line by line."""
+    return "\n".join(plain(each) for each in text.split("\n"))
+
+
+def _sections(snapshot: Snapshot) -> Iterator[tuple[str, list[tuple[str, ...]]]]:
+    identity, memory, load = snapshot.identity.value, snapshot.memory.value, snapshot.load.value
+    rates = snapshot.rates.value
+    rows: list[tuple[str, ...]] = []
+    if identity is not None:
+        rows.append(("system", f"{identity.distribution_name or identity.distribution}, Linux {identity.kernel}"))
+        rows.append(("up since", f"{identity.boot_time:%Y-%m-%d %H:%M} UTC"))
+    if snapshot.clock.value is not None:
+        rows.append(("clock", f"{snapshot.clock.value.offset_seconds:+.1f} s from ours"))
+    if load is not None:
+        rows.append(("load", f"{load.one:.2f} {load.five:.2f} {load.fifteen:.2f}"))
+    if rates is not None and rates.cpu is not None:
+        rows.append(("cpu", f"{rates.cpu.busy:.0%} busy, {rates.cpu.iowait:.0%} waiting for disks"))
+    if memory is not None and memory.available_bytes is not None:
+        rows.append(("memory", f"{_bytes(memory.available_bytes)} of {_bytes(memory.total_bytes)} available"))
+    if rates is not None and rates.pressure_ratio:
+        stalls = [f"{name} {kind} {ratio:.0%}" for (name, kind), ratio in sorted(rates.pressure_ratio.items())]
+        rows.append(("pressure", ", ".join(stalls)))
+    yield snapshot.host, rows
+
+    filesystems = snapshot.filesystems.value
+    yield (
+        "file systems",
+        [
+            (
+                each.mountpoint,
+                each.fstype,
+                *(
+                    (_percent(each.usage.used_ratio), f"{_bytes(each.usage.avail_bytes)} free", _inodes(each.usage))
+                    if each.usage is not None
+                    else (str(each.state), "", "")
+                ),
+                each.read_only_flip or each.detail,
+            )
+            for each in (filesystems.rows if filesystems else ())
+        ],
+    )
+    if rates is not None:
+        yield "disks", [
+            (name, f"{_percent(disk.busy_ratio)} busy", f"{_rate(disk.read_bytes_per_second)} read",
+             f"{_rate(disk.written_bytes_per_second)} written")
+            for name, disk in rates.disks.items()
+        ]  # fmt: skip
+    processes = snapshot.processes.value
+    if processes is not None:
+        yield "waiting in the kernel (state D)", [(str(each.pid), each.name) for each in processes.blocked]
+        yield "most CPU", [(str(each.pid), each.name, _percent(each.cpu_ratio)) for each in processes.by_cpu[:5]]
+    yield (
+        "PostgreSQL",
+        [
+            (str(each.pid), each.version, each.resolved_directory or "data directory not known", each.mountpoint)
+            for each in snapshot.postgres.value or ()
+        ],
+    )
+    yield "failed units", [(each.name, each.description) for each in snapshot.failed_units.value or ()]
+
+
+def _bytes(amount: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if abs(amount) < 1024 or unit == "TiB":
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1024
+    raise AssertionError("the last unit always returns")
+
+
+def _rate(amount: float | None) -> str:
+    return "?" if amount is None else f"{_bytes(amount)}/s"
+
+
+def _percent(ratio: float | None) -> str:
+    return "?" if ratio is None else f"{ratio:.0%}"
+
+
+def _inodes(usage: Usage) -> str:
+    return "" if usage.files_used_ratio is None else f"{usage.files_used_ratio:.0%} of inodes"
+
+
+# -- history -----------------------------------------------------------------------------------------------------------
+
+
+def show_history(history: History, config: Config) -> None:
+    """A row a partition: days of past, the last numbers, where they came from."""
+    rows: list[tuple[str, ...]] = []
+    for instance, mountpoint in history.filesystems():
+        past = history.filesystem(instance, mountpoint)
+        if past is None or not len(past.days):
+            continue
+        used = f"{_bytes(float(past.used_bytes_max[-1]))} of {_bytes(float(past.size_bytes[-1]))}"
+        rows.append(
+            (instance, mountpoint, f"{past.days[0]} to {past.days[-1]}", str(len(past.days)), used,
+             "; ".join(past.origins))
+        )  # fmt: skip
+    if rows:
+        table(rows, ("HOST", "PARTITION", "FROM, TO", "DAYS", "LAST", "WHERE FROM"))
+    else:
+        click.echo("The history is empty. `runbook collect` begins one, `runbook history import` brings one.")
+    click.echo(f"\n{config.history.path or config.history.url}")
+
+
+def show_imported(imported: Imported) -> None:
+    """What an import brought, in one sentence."""
+    first, last = (
+        datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d")
+        for seconds in (imported.first_time, imported.last_time)
+    )
+    click.echo(
+        f"{imported.origin}: {_count(imported.samples, 'sample')} of {', '.join(map(plain, imported.instances))}, "
+        f"{first} to {last}."
+    )
+
+
+def show_archives(rows: list[Archives]) -> None:
+    """What came of each host's sar archives."""
+    for row in rows:
+        if row.imported is None:
+            click.echo(f"{plain(row.host)}: {row.state}\n  {plain_lines(row.message)}", err=True)
+            continue
+        found = row.imported.imported
+        if found is not None:
+            show_imported(found)
+        else:
+            click.echo(f"{plain(row.host)}: its {_count(row.imported.archives, 'archive')} held nothing of use")
+        for archive, why in row.imported.skipped:
+            click.echo(f"  left out {plain(archive)}: {plain(why)}", err=True)
+        if row.message:
+            click.echo(f"  {plain(row.message)}", err=True)
+
+
+def show_server_import(brought: ServerImport, url: str) -> None:
+    """What came from a server, host by host."""
+    table([(host, _count(number, "sample")) for host, number in brought.samples.items()])
+    for host in brought.empty:
+        click.echo(f"{plain(host)}: the server has nothing of it", err=True)
+    for warning in brought.warnings:
+        click.echo(plain(warning), err=True)
+    click.echo(f"Imported {_count(len(brought.samples), 'host')} from {plain(url)}.")

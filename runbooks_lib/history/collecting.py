@@ -1,0 +1,211 @@
+"""Reading the hosts of the inventory once and keeping what they said; and trying them without keeping anything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+from runbooks_lib.config import Config, HostEntry
+from runbooks_lib.errors import RunbookError, UsageError
+from runbooks_lib.facts.collect import quick_script, read_slow, read_snapshot
+from runbooks_lib.facts.fact import State
+from runbooks_lib.facts.slow import SlowSnapshot
+from runbooks_lib.facts.snapshot import Snapshot
+from runbooks_lib.history.import_sysstat import SysstatImport, import_sysstat
+from runbooks_lib.history.sqlite import SqliteHistory
+from runbooks_lib.hosts.host import Host, HostError, Script
+from runbooks_lib.hosts.opening import open_host
+from runbooks_lib.hosts.pool import Outcome, run_on_all
+
+OnProgress = Callable[[str, str], None]  # host, state
+T = TypeVar("T")
+
+ARCHIVES_DEADLINE_SECONDS = 900.0  # a month of archives is read on the host, file by file
+
+
+@dataclass(frozen=True)
+class Row:
+    """One host of a round. `state` is "ok" or the HostError's kind; `message` says what went wrong and what to do.
+
+    `doubts` (only from `check`) are things that are not right although the host was read.
+    """
+
+    host: str
+    state: str
+    seconds: float
+    snapshot: Snapshot | None = None
+    message: str = ""
+    doubts: tuple[str, ...] = field(default=())
+
+    @property
+    def ok(self) -> bool:
+        """True when the host was read and nothing about it is doubtful."""
+        return self.state == "ok" and not self.doubts
+
+    @property
+    def partitions(self) -> int:
+        """File systems whose usage was read."""
+        filesystems = self.snapshot.filesystems.value if self.snapshot else None
+        return sum(row.usage is not None for row in filesystems.rows) if filesystems else 0
+
+
+def script() -> Script:
+    """The script that `collect` runs on every host."""
+    return quick_script()
+
+
+def collect(
+    config: Config,
+    entries: Sequence[HostEntry],
+    *,
+    sample_seconds: float = 1.0,
+    on_progress: OnProgress | None = None,
+) -> list[Row]:
+    """Read every host once, at the same time, and store each snapshot or the failure. Example hosts are left out.
+
+    A row per host, in the inventory's order. One host's failure is its row; a history that cannot be written is a
+    RunbookError, raised when the round has ended, and the snapshots stored before it are kept. Raises UsageError when
+    the history is a Prometheus server, which collects by itself.
+    """
+    if config.history.path is None:
+        raise UsageError(
+            f"the history is the server {config.history.url}, which collects by itself",
+            where=str(config.file),
+            true_now="nothing was collected",
+            next="to keep a history of our own, name a path instead of a url under [history]",
+        )
+    with SqliteHistory(config.history.path) as history:
+        history.prepare()
+        unwritten: list[RunbookError] = []
+
+        def keep(store: Callable[..., None], *what: Any) -> None:
+            if unwritten:
+                return  # one clear message about a full disk, not one per host
+            try:
+                store(*what)
+            except RunbookError as error:
+                unwritten.append(error)
+
+        def work(host: Host) -> Snapshot:
+            # Stored by the worker: what was read is kept even when the round is interrupted.
+            snapshot = read_snapshot(host, sample_seconds=sample_seconds)
+            keep(history.store_snapshot, host.name, snapshot.time, snapshot.samples())
+            return snapshot
+
+        rows = [_row(outcome) for outcome in _round(config, entries, work, on_progress)]
+        for row in rows:
+            if row.state != "ok":
+                keep(history.record_failure, row.host, datetime.now(UTC), row.state, row.message)
+        if unwritten:
+            raise unwritten[0]
+        history.compact()
+    return rows
+
+
+def check(config: Config, entries: Sequence[HostEntry], *, on_progress: OnProgress | None = None) -> list[Row]:
+    """Read every host once, store nothing, and say what is not right: reach, key, login, facts, listed partitions."""
+    named = {entry.name: entry for entry in entries}
+    rows = []
+    for outcome in _round(config, entries, lambda host: read_snapshot(host, sample_seconds=0), on_progress):
+        row = _row(outcome)
+        if row.snapshot is not None:
+            row = Row(row.host, row.state, row.seconds, row.snapshot, "", tuple(_doubts(named[row.host], row.snapshot)))
+        rows.append(row)
+    return rows
+
+
+def read_one(config: Config, entry: HostEntry, *, slow: bool = False) -> tuple[Snapshot, SlowSnapshot | None]:
+    """One host's facts now, with rates over a second; `slow` adds what needs root or time. Raises a HostError."""
+    host = open_host(entry, config)
+    try:
+        return read_snapshot(host), (read_slow(host) if slow else None)
+    finally:
+        host.close()
+
+
+@dataclass(frozen=True)
+class Archives:
+    """What came of one host's sar archives: an import, or the failure's state and message."""
+
+    host: str
+    imported: SysstatImport | None
+    state: str
+    message: str = ""
+
+
+def import_archives(
+    config: Config, entries: Sequence[HostEntry], history: SqliteHistory, *, on_progress: OnProgress | None = None
+) -> list[Archives]:
+    """Bring in the sar archives of every host, at the same time; a row per host. One host's failure is its row."""
+
+    def work(host: Host) -> SysstatImport | RunbookError:
+        try:
+            return import_sysstat(history, host)
+        except HostError:
+            raise
+        except RunbookError as error:  # no sysstat there, no archives, or nothing could be stored
+            return error
+
+    rows = []
+    for outcome in _round(config, entries, work, on_progress, deadline_seconds=ARCHIVES_DEADLINE_SECONDS):
+        if isinstance(outcome.value, SysstatImport):
+            rows.append(Archives(outcome.host, outcome.value, "ok", outcome.value.advice))
+        else:
+            error = outcome.error or outcome.value
+            state = outcome.state if outcome.error is not None else "no past"
+            rows.append(Archives(outcome.host, None, state, str(error)))
+    return rows
+
+
+def _round(
+    config: Config,
+    entries: Sequence[HostEntry],
+    work: Callable[[Host], T],
+    on_progress: OnProgress | None,
+    deadline_seconds: float | None = None,
+) -> list[Outcome[T]]:
+    hosts = [open_host(entry, config) for entry in entries if not entry.example]
+
+    def tick(outcome: Outcome[T]) -> None:
+        if on_progress is not None:
+            on_progress(outcome.host, outcome.state)
+
+    return run_on_all(
+        hosts,
+        work,
+        workers=config.collect.workers,
+        deadline_seconds=deadline_seconds or config.collect.deadline_seconds,
+        on_progress=tick,
+    )
+
+
+def _row(outcome: Outcome[Snapshot]) -> Row:
+    if outcome.error is None:
+        return Row(outcome.host, "ok", outcome.seconds, outcome.value)
+    message = str(outcome.error)
+    return Row(outcome.host, outcome.state, outcome.seconds, None, message.removeprefix(f"{outcome.host}: "))
+
+
+_CLOCK_DOUBT_SECONDS = 5.0
+
+
+def _doubts(entry: HostEntry, snapshot: Snapshot) -> list[str]:
+    found = []
+    filesystems = snapshot.filesystems.value
+    if filesystems is None:
+        found.append(f"its file systems cannot be read: {snapshot.filesystems.detail}")
+    else:
+        mounted = {place: row for row in filesystems.rows for place in (row.mountpoint, *row.also_at)}
+        for partition in entry.partitions:
+            if partition not in mounted:
+                found.append(f"{partition} is in the inventory, and nothing is mounted there")
+            elif mounted[partition].state is not State.AVAILABLE:
+                found.append(f"{partition}: {mounted[partition].detail}")
+            elif mounted[partition].read_only_flip:
+                found.append(f"{partition} is read-only: {mounted[partition].read_only_flip}")
+    clock = snapshot.clock.value
+    if clock is not None and abs(clock.offset_seconds) - clock.uncertainty_seconds > _CLOCK_DOUBT_SECONDS:
+        found.append(f"its clock is {clock.offset_seconds:+.0f} s from ours")
+    return found

@@ -1,0 +1,80 @@
+"""The first five minutes: this machine read over real SSH, an example past beside it, and the report of both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from runbooks_lib import config
+from runbooks_lib.errors import RunbookError
+from runbooks_lib.history import SqliteHistory, collecting
+from runbooks_lib.reports.run import ReportRun, run_report
+from runbooks_lib.training import example_past
+from runbooks_lib.training.practice_host import PracticeHost
+
+LIVE_HOST = "this-machine"
+_INVENTORY = """\
+# Written by `runbook demo`; it is written anew each time. Your own inventory comes from `runbook init`.
+outputs = "."
+ssh_config = "{ssh_config}"
+
+[defaults]
+threshold_ratio = 0.90
+lead_time_days = 14
+
+[hosts.{live}]
+groups = ["live"]
+note = "this machine, read over SSH just now"
+
+[hosts.{example}]
+groups = ["example"]
+example = true
+note = "example data with a made-up past, not a real host"
+"""
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What the demo made: the report's run, and the partitions that were really read."""
+
+    run: ReportRun
+    partitions_read: int
+    page: Path
+
+    @property
+    def sentence(self) -> str:
+        """One line: where the page is and what it says."""
+        return f"{self.page.as_uri()}  {self.run.headline}"
+
+
+def run(directory: Path) -> Demo:
+    """Make the demo under `directory` (created; used again by the next call). Raises RunbookError when a part fails."""
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    now = datetime.now(UTC)
+    with PracticeHost(directory / "practice-host", names=(LIVE_HOST,)) as practice:
+        inventory = directory / config.CONFIG_NAME
+        inventory.write_text(
+            _INVENTORY.format(
+                ssh_config=practice.ssh_config, live=LIVE_HOST, example=example_past.DEFAULT_INSTANCE
+            ),
+            encoding="utf-8",
+        )
+        loaded = config.load(inventory)
+        rows = collecting.collect(loaded, loaded.select(host=LIVE_HOST))
+    if not rows[0].ok:
+        raise RunbookError(
+            f"this machine could not be read over SSH: {rows[0].message}",
+            where="make demo",
+            true_now="no report was made",
+            next="try `runbook facts` on a host of your own, and tell us what this machine is",
+        )
+    assert loaded.history.path is not None  # noqa: S101 (the inventory above names a file)
+    history = SqliteHistory(loaded.history.path)
+    try:
+        if not history.filesystems(example_past.DEFAULT_INSTANCE):
+            example_past.write(history, now=now)
+    finally:
+        history.close()
+    result = run_report("disk-report", {}, config=loaded)
+    return Demo(run=result, partitions_read=rows[0].partitions, page=result.page)
