@@ -42,7 +42,7 @@ def instances_of(
     api: PrometheusApi, *, start: datetime, end: datetime, instance_label: str = "instance"
 ) -> dict[str, tuple[str, ...]]:
     """The hosts whose file systems the server knows: by name without the port, the values of the label."""
-    found = api.series(SIZE_BYTES, start=to_seconds(start), end=to_seconds(end))
+    found = api.series(SIZE_BYTES, start=to_seconds(start), end=to_seconds(end) + 1)
     targets: dict[str, set[str]] = {}
     for labels in found:
         if labels.get(instance_label):
@@ -99,16 +99,18 @@ def import_prometheus(
 def _chunk(
     api: PrometheusApi, selector: str, start: int, end: int, step: int, dropped: set[str]
 ) -> dict[str, tuple[Ints, Floats]]:
-    # Whole multiples of the step: importing an overlapping time again meets the same times.
-    first = -(-start // step) * step
+    # A value stands at the beginning of the step in which it was the last one, at a whole multiple of the step: so it
+    # lies in its own hour and day, and importing an overlapping time again meets the same times.
+    first = start - start % step + step
     arrays: dict[str, tuple[Ints, Floats]] = {}
-    for vector in api.query_range(selector, start=first, end=end, step=step):
+    question = f"last_over_time({selector}[{step}s] offset 1s)"
+    for vector in api.query_range(question, start=first, end=end - end % step + step, step=step):
         name = vector.labels.get("__name__")
         if not name:
             raise HistoryError("the server's series have no names", where=api.url)
         labels = {label: value for label, value in vector.labels.items() if label not in dropped}
         # Two targets on one host (or two replicas) say the same; the first that came is taken.
-        arrays.setdefault(names.key(name, labels), (np.rint(vector.times).astype(np.int64), vector.values))
+        arrays.setdefault(names.key(name, labels), (np.rint(vector.times).astype(np.int64) - step, vector.values))
     return arrays
 
 

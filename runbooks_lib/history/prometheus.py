@@ -47,8 +47,8 @@ class PrometheusHistory:
     """Reads what a server has scraped from node_exporter.
 
     A host is the value of `instance_label`; a port at its end is left out, so that `db-01:9100` is the inventory's
-    `db-01`. Numbers are read every five minutes (every step that a server's limit of points allows), so that a peak
-    between two steps may be missed. Every method raises HistoryError.
+    `db-01`. Numbers are read every five minutes, so that a peak between two steps may be missed. Every method raises
+    HistoryError.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class PrometheusHistory:
         for vector in [*days_found, *recent]:
             device = vector.labels.get("device", ""), vector.labels.get("fstype", "")
             devices.setdefault(device, {}).setdefault(vector.labels.get(_KIND, "recent"), vector)
-        pasts = [_device_past(*device, by_kind) for device, by_kind in devices.items()]
+        pasts = [_device_past(*device, by_kind, until) for device, by_kind in devices.items()]
         return partitions.assemble(instance, mountpoint, pasts, self._origins)
 
     def instances(self) -> list[str]:
@@ -128,13 +128,16 @@ class PrometheusHistory:
         seen = self._selector(SIZE_BYTES, {"instance": instance})
         up = self._selector("up", {"instance": instance})
         found = self.api.query(
-            f"{_marked(f'max_over_time(timestamp({seen})[{_SEEN_DAYS}d:5m])', 'seen')} or {_marked(up, 'up')}", time=now
+            f"{_marked(f'timestamp({seen})', 'seen')} or {_marked(up, 'up')}"
+            f" or {_marked(f'max_over_time(({seen} * 0 + time())[{_SEEN_DAYS}d:{_STEP_SECONDS}s])', 'before')}",
+            time=now,
         )
-        last = {vector.labels.get(self._label, ""): 0.0 for vector in found if vector.labels.get(_KIND) == "seen"}
+        last: dict[str, float] = {}
         for vector in found:
-            target = vector.labels.get(self._label, "")
-            if vector.labels.get(_KIND) == "seen":
-                last[target] = max(last[target], float(vector.values[-1]))
+            target, kind = vector.labels.get(self._label, ""), vector.labels.get(_KIND)
+            if kind in ("seen", "before"):
+                when = float(vector.values[-1]) - (_STEP_SECONDS if kind == "before" else 0)
+                last[target] = max(last.get(target, 0.0), when)
         down = [
             vector.labels.get(self._label, "")
             for vector in found
@@ -153,35 +156,40 @@ class PrometheusHistory:
     # -- parts ---------------------------------------------------------------------------------------------------------
 
     def _daily(self, labels: Mapping[str, str], until: int, days: int) -> list[Vector]:
-        """Each day's values, marked by kind, at the last millisecond of the day."""
+        """Each day's values, marked by kind, at the midnight that ends the day."""
         today = until - until % DAY_SECONDS
-        first = today - (days - 1) * DAY_SECONDS
+        is_now = until > clock.time() - _STEP_SECONDS
         whole = self.api.query_range(
             self._days_of(labels, DAY_SECONDS),
-            start=first + DAY_SECONDS - _MILLISECOND,
+            start=today - (days - 2) * DAY_SECONDS,
             # A day that is not over is asked for up to its end too, which has no values yet.
-            end=today + (DAY_SECONDS if until > clock.time() - _STEP_SECONDS else 0) - _MILLISECOND,
+            end=today + DAY_SECONDS * is_now,
             step=DAY_SECONDS,
         )
-        if until > clock.time() - _STEP_SECONDS or until == today:
+        if is_now or until - today < _STEP_SECONDS:
             return whole
         # `end` lies within a day of the past: of that one only what came before.
-        return _joined(whole, self.api.query(self._days_of(labels, until - today + 1), time=until))
+        return _joined(whole, self.api.query(self._days_of(labels, until - today), time=until))
 
     def _days_of(self, labels: Mapping[str, str], window: int) -> str:
-        """One question for all kinds, so that a partition costs one round trip."""
+        """One question for all kinds, so that a partition costs one round trip.
+
+        A step shows the last value before it, as much as five minutes old. A second earlier (`offset`) and without the
+        step at the window's beginning, the steps see exactly what lies within the window.
+        """
         size, free, avail = (self._selector(name, labels) for name in (SIZE_BYTES, FREE_BYTES, AVAIL_BYTES))
         files, files_free = self._selector(FILES, labels), self._selector(FILES_FREE, labels)
-        fine = f"[{window}s:{_STEP_SECONDS}s]"
+        fine, all_of_it = f"[{window - 1}s:{_STEP_SECONDS}s]", f"[{window}s] offset 1s"
         # The difference first and the maximum afterwards: right on the day of a resize, too.
         kinds = {
-            "used": f"max_over_time(({size} - {free}){fine})",
-            "size": f"last_over_time({size}[{window}s])",
-            "reserved": f"last_over_time({free}[{window}s]) - last_over_time({avail}[{window}s])",
-            "inodes_used": f"max_over_time(({files} - {files_free}){fine})",
-            "inodes": f"last_over_time({files}[{window}s])",
-            "count": f"count_over_time(({size} - {free}){fine})",
-            "last": f"max_over_time(timestamp({size}){fine})",
+            "used": f"max_over_time(({size} offset 1s - {free} offset 1s){fine})",
+            "size": f"last_over_time({size}{all_of_it})",
+            "reserved": f"last_over_time({free}{all_of_it}) - last_over_time({avail}{all_of_it})",
+            "inodes_used": f"max_over_time(({files} offset 1s - {files_free} offset 1s){fine})",
+            "inodes": f"last_over_time({files}{all_of_it})",
+            "count": f"count_over_time(({size} offset 1s - {free} offset 1s){fine})",
+            # The last step with a value: timestamp() would take 25 times as long.
+            "last": f"max_over_time(({size} offset 1s * 0 + time()){fine})",
         }
         return " or ".join(_marked(expression, kind) for kind, expression in kinds.items())
 
@@ -229,12 +237,12 @@ def _seconds(vector: Vector) -> Ints:
     return np.floor(vector.times + _MILLISECOND / 2).astype(np.int64)
 
 
-def _device_past(device: str, fstype: str, by_kind: Mapping[str, Vector]) -> partitions.DevicePast:
+def _device_past(device: str, fstype: str, by_kind: Mapping[str, Vector], until: int) -> partitions.DevicePast:
     def days(kind: str) -> tuple[Ints, Floats]:
         vector = by_kind.get(kind)
         if vector is None:
             return np.empty(0, dtype=np.int64), np.empty(0)
-        return vector.times.astype(np.int64) // DAY_SECONDS * DAY_SECONDS, vector.values
+        return (vector.times.astype(np.int64) - 1) // DAY_SECONDS * DAY_SECONDS, vector.values
 
     start = np.union1d(days("used")[0], days("inodes_used")[0])
 
@@ -247,7 +255,8 @@ def _device_past(device: str, fstype: str, by_kind: Mapping[str, Vector]) -> par
         device,
         fstype,
         start,
-        np.where(np.isnan(last), start, np.nan_to_num(last)).astype(np.int64),
+        # The value lies within the step before; it is never said to be younger than it is.
+        np.minimum(np.where(np.isnan(last), start, np.nan_to_num(last) - _STEP_SECONDS), until).astype(np.int64),
         np.nan_to_num(column("count")).astype(np.int64),
         column("used"),
         column("size"),

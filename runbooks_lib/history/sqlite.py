@@ -21,18 +21,14 @@ from runbooks_lib.history import compaction, database, names, partitions, writin
 from runbooks_lib.history.buckets import ascending
 from runbooks_lib.history.database import open_reader, open_writer, told, transaction
 from runbooks_lib.history.model import (
-    AVAIL_BYTES,
     COLLECTED,
     DAY_SECONDS,
-    FILES,
-    FREE_BYTES,
-    SIZE_BYTES,
     USED_BYTES,
     USED_FILES,
     Collection,
     FilesystemHistory,
-    Floats,
     HistoryDamaged,
+    Floats,
     Ints,
     Series,
     from_seconds,
@@ -40,7 +36,7 @@ from runbooks_lib.history.model import (
     to_seconds,
     to_times,
 )
-from runbooks_lib.history.packing import NO_BUCKETS, Buckets, Unreadable
+from runbooks_lib.history.packing import Unreadable
 from runbooks_lib.history.reading import Known, Reader
 from runbooks_lib.history.tiers import Keep
 
@@ -240,9 +236,7 @@ class SqliteHistory:
                 if known.labels.get("mountpoint") == mountpoint:
                     device = known.labels.get("device", ""), known.labels.get("fstype", "")
                     devices.setdefault(device, {})[known.name] = known
-            pasts = [
-                _device_past(reader, number, *device, by_name, begin, until) for device, by_name in devices.items()
-            ]
+            pasts = [reader.device_past(number, *device, by_name, begin, until) for device, by_name in devices.items()]
             origins = merge_origins(
                 [
                     found
@@ -400,42 +394,3 @@ def _instance_of(sample: Sample) -> str:
             next="name the host, or give each sample the label `instance`",
         )
     return instance
-
-
-def _device_past(
-    reader: Reader, instance: int, device: str, fstype: str, by_name: Mapping[str, Known], begin: int, until: int
-) -> partitions.DevicePast:
-    def daily(name: str) -> Buckets:
-        known = by_name.get(name)
-        return NO_BUCKETS if known is None else reader.daily(instance, known.id, begin, until)
-
-    used, inodes = daily(USED_BYTES), daily(USED_FILES)
-    size, free, avail, files = daily(SIZE_BYTES), daily(FREE_BYTES), daily(AVAIL_BYTES), daily(FILES)
-    days = np.union1d(used.start, inodes.start)
-    last_time, count = np.zeros(len(days), dtype=np.int64), np.zeros(len(days), dtype=np.int64)
-    for buckets in (inodes, used):
-        at = np.searchsorted(days, buckets.start)
-        last_time[at] = np.maximum(last_time[at], buckets.last_time)
-        count[at] = np.maximum(count[at], buckets.count)
-    recent = by_name.get(USED_BYTES)
-    recent_begin = max(begin, until - partitions.RECENT_DAYS * DAY_SECONDS)
-    times, values = (
-        (np.empty(0, dtype=np.int64), np.empty(0))
-        if recent is None
-        else reader.finest(instance, recent.id, recent_begin, until)
-    )
-    last_free, last_avail = (partitions.on_days(days, one.start, one.last) for one in (free, avail))
-    return partitions.DevicePast(
-        device,
-        fstype,
-        days,
-        last_time,
-        count,
-        partitions.on_days(days, used.start, used.maximum),
-        partitions.on_days(days, size.start, size.last),
-        last_free - last_avail,
-        partitions.on_days(days, inodes.start, inodes.maximum),
-        partitions.on_days(days, files.start, files.last),
-        times,
-        values,
-    )
