@@ -48,8 +48,10 @@ _WATCH = """[ "$_rb_g" = 0 ] || { while read -r _rb_x; do :; done; kill -0 $$ &&
 _GUARD = "{ " + _WATCH + "; } <&3 >/dev/null 4>&- &\n"
 _SCRIPT = "( exec 2>&4 3<&- 4>&-; eval "  # the quoted script follows
 _SMALL_INPUT = _GUARD + "printf %s "  # the quoted input follows
+# `head` fails with a broken pipe when the script reads no more, which is its right; without `head` nothing may go on.
 _RAW_INPUT = (
-    "{ trap '' PIPE; head -c @L@; printf '%s fed\\n' @N@ >&4; read -r _rb_x || kill -9 -\"$_rb_g\"\n"
+    "{ trap '' PIPE; head -c @L@; case $? in\n"
+    "0) printf '%s fed\\n' @N@ >&4; read -r _rb_x || kill -9 -\"$_rb_g\";; 12[67]) kill -9 -\"$_rb_g\";; esac\n"
     + _GUARD
     + "} <&3 | "
 )
