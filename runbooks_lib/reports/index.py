@@ -1,0 +1,261 @@
+"""`outputs/index.html`: every report, newest first, its state, its headline, its trend. Built from `run.json` files alone.
+
+It is one file without a server or anything from outside, so that it opens from `file://` and can be copied anywhere.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from urllib.parse import quote
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+
+from runbooks_lib.errors import RunbookError
+from runbooks_lib.reports import record as records
+from runbooks_lib.reports.record import Damaged, Record
+from runbooks_lib.reports.schedule import Expectation, expectations
+from runbooks_lib.reports.writer import write
+
+INDEX = "index.html"
+KEPT_RUNS = 90  # of each report: a quarter of nightly ones
+_SPARKLINE_RUNS = 30
+_WIDTH, _HEIGHT, _MARGIN = 120.0, 28.0, 3.0
+
+# A sign and a word with every colour: the state is never told by colour alone.
+_SIGNS = {
+    "ok": ("●", "ok"),
+    "threshold": ("▲", "threshold crossed"),
+    "failed": ("✕", "failed"),
+    "timed out": ("✕", "timed out"),
+    "interrupted": ("✕", "interrupted"),
+    "damaged": ("✕", "record damaged"),
+    "running": ("…", "running"),
+    "stale": ("◷", "stale"),
+    "never ran": ("○", "never ran"),
+}
+_KINDS = {"ok": "ok", "threshold": "warn", "running": "calm", "stale": "bad", "never ran": "calm"}
+
+
+@dataclass(frozen=True)
+class Badge:
+    """A state as it is shown: a sign, a word and a style class."""
+
+    state: str
+
+    @property
+    def sign(self) -> str:
+        return _SIGNS[self.state][0]
+
+    @property
+    def word(self) -> str:
+        return _SIGNS[self.state][1]
+
+    @property
+    def kind(self) -> str:
+        return _KINDS.get(self.state, "bad")
+
+
+@dataclass(frozen=True)
+class RunRow:
+    """One run in the list. `links` are (text, relative address) of the files that are there."""
+
+    report: str
+    run: str
+    badge: Badge
+    started: datetime | None
+    seconds: float | None
+    headline: str
+    parameters: str
+    links: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class ReportCard:
+    """One report at a glance. `why` says what a stale or failed state means here; `sparkline` is inline SVG or empty."""
+
+    name: str
+    title: str
+    badge: Badge
+    headline: str
+    why: str
+    latest: RunRow | None
+    sparkline: str
+    number: str
+
+
+def build(outputs: Path, *, titles: Mapping[str, str], now: datetime | None = None) -> Path:
+    """Write the index of all runs under `outputs` and return its path. Nothing else is changed.
+
+    `titles` maps the name of every existing report to its title, so that one that never ran is seen. A damaged record is
+    a row that says so. Raises RunbookError when the index cannot be written; the old one stays.
+    """
+    moment = now or datetime.now(UTC)
+    runs = read_runs(outputs, now=moment)
+    expected = expectations(outputs)
+    names = sorted({*titles, *expected, *(row.report for row in runs)})
+    cards = [
+        _card(name, titles.get(name, name), [row for row in runs if row.report == name], expected.get(name), moment)
+        for name in names
+    ]
+    order = {"bad": 0, "warn": 1, "ok": 2, "calm": 3}
+    cards.sort(key=lambda card: (order[card.badge.kind], -_time_of(card)))
+    path = outputs / INDEX
+    write(path, _template().render(cards=cards, runs=[row.row for row in runs], now=moment))
+    return path
+
+
+@dataclass(frozen=True)
+class FoundRun:
+    """A run's directory and what its record says; `record` is None when it is damaged."""
+
+    report: str
+    row: RunRow
+    record: Record | None
+
+
+def read_runs(outputs: Path, *, now: datetime) -> list[FoundRun]:
+    """Every run under `outputs`, newest first."""
+    found = []
+    for directory in _run_directories(outputs):
+        try:
+            record: Record | None = records.read(directory)
+            problem = ""
+        except Damaged as error:
+            record, problem = None, error.what
+        found.append(FoundRun(directory.parent.name, _row(outputs, directory, record, problem, now), record))
+    return sorted(found, key=lambda run: run.row.run, reverse=True)
+
+
+def last_started(outputs: Path, report: str) -> datetime | None:
+    """When the last run of a report was started that ended well or is running; None when there is none."""
+    for directory in sorted(_run_directories(outputs, report), reverse=True):
+        with suppress(Damaged):
+            record = records.read(directory)
+            if record.state in ("ok", "threshold") or (
+                record.state == "running" and not records.is_abandoned(record, now=datetime.now(UTC))
+            ):
+                return record.started
+    return None
+
+
+def forget_old_runs(outputs: Path, report: str, *, keep: int = KEPT_RUNS) -> int:
+    """Remove all but the newest `keep` runs of a report; returns how many were removed. A run under way is kept."""
+    removed = 0
+    for directory in sorted(_run_directories(outputs, report), reverse=True)[keep:]:
+        with suppress(Damaged):
+            if records.read(directory).state == "running":
+                continue
+        shutil.rmtree(directory, ignore_errors=True)
+        removed += 1
+    return removed
+
+
+# -- parts -------------------------------------------------------------------------------------------------------------
+
+
+def _run_directories(outputs: Path, report: str | None = None) -> list[Path]:
+    """Directories that are named like a run, of one report or all. Links are not followed out of `outputs`."""
+    try:
+        parents = [outputs / report] if report is not None else [each for each in outputs.iterdir() if each.is_dir()]
+        return [
+            run
+            for parent in parents
+            if parent.is_dir() and not parent.is_symlink()
+            for run in parent.iterdir()
+            if records.is_run_id(run.name) and run.is_dir() and not run.is_symlink()
+        ]
+    except OSError as error:
+        if isinstance(error, FileNotFoundError):
+            return []
+        raise RunbookError(f"the runs cannot be listed: {error.strerror}", where=str(outputs)) from error
+
+
+def _row(outputs: Path, directory: Path, record: Record | None, problem: str, now: datetime) -> RunRow:
+    links = tuple(
+        (text, quote(str((directory / name).relative_to(outputs))))
+        for text, name in (("page", records.PAGE), ("notebook", records.NOTEBOOK), ("log", records.LOG))
+        if (directory / name).is_file()
+    )
+    report = directory.parent.name
+    if record is None:
+        return RunRow(report, directory.name, Badge("damaged"), _started(directory.name), None, problem, "", links)
+    state, headline = record.state, record.headline or record.message
+    if records.is_abandoned(record, now=now):
+        state, headline = "failed", "it was broken off: its process is gone and wrote no end"
+    parameters = ", ".join(f"{name}={value}" for name, value in record.parameters.items())
+    return RunRow(report, directory.name, Badge(state), record.started, record.seconds, headline, parameters, links)
+
+
+def _started(run: str) -> datetime | None:
+    try:
+        return datetime.strptime(run.partition("-")[0], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+    except ValueError:
+        return None
+
+
+def _card(name: str, title: str, runs: Sequence[FoundRun], expected: Expectation | None, now: datetime) -> ReportCard:
+    latest = runs[0] if runs else None
+    well = next((run for run in runs if run.record and run.record.state in ("ok", "threshold")), None)
+    badge = latest.row.badge if latest else Badge("never ran")
+    why = ""
+    if expected is not None and expected.missing(well.record.started if well and well.record else None, now):
+        due = expected.last_due(now)
+        why = f"expected {due:%A} at {due:%H:%M %Z} and not there"
+        if badge.kind != "bad":
+            badge = Badge("stale")
+    elif expected is not None and latest is None:
+        why = f"first due at {expected.at}"
+    headline = latest.row.headline if latest else f"`runbook report {name}` runs it."
+    if latest is not None and latest is not well and well is not None and latest.row.badge.kind == "bad":
+        started = well.row.started
+        when = f"{started:%d %b %H:%M} UTC" if started else ""
+        why = " · ".join(part for part in (why, f"last good run {when}: {well.row.headline}") if part)
+    numbered = [run.record for run in runs if run.record is not None and run.record.number is not None]
+    values = [record.number for record in reversed(numbered[:_SPARKLINE_RUNS]) if record.number is not None]
+    number = f"{values[-1]:g} {numbered[0].number_name}".strip() if values else ""
+    return ReportCard(name, title, badge, headline, why, latest.row if latest else None, sparkline(values), number)
+
+
+def sparkline(values: Iterable[float]) -> str:
+    """A line through the values as an SVG path, oldest first; empty for fewer than two."""
+    points = list(values)
+    if len(points) < 2:
+        return ""
+    low, high = min(points), max(points)
+    span = (high - low) or 1.0
+    step = (_WIDTH - 2 * _MARGIN) / (len(points) - 1)
+    placed = [
+        (_MARGIN + index * step, _HEIGHT - _MARGIN - (value - low) / span * (_HEIGHT - 2 * _MARGIN))
+        for index, value in enumerate(points)
+    ]
+    path = " ".join(f"{'M' if index == 0 else 'L'}{x:.1f} {y:.1f}" for index, (x, y) in enumerate(placed))
+    x, y = placed[-1]
+    return (
+        f'<svg class="spark" viewBox="0 0 {_WIDTH:g} {_HEIGHT:g}" width="{_WIDTH:g}" height="{_HEIGHT:g}" '
+        f'role="img" aria-label="{len(points)} runs, from {points[0]:g} to {points[-1]:g}">'
+        f'<path d="{path}" fill="none" stroke="currentColor" stroke-width="1.5"/>'
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5" fill="currentColor"/></svg>'
+    )
+
+
+def _time_of(card: ReportCard) -> float:
+    return card.latest.started.timestamp() if card.latest and card.latest.started else 0.0
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        loader=PackageLoader("runbooks_lib.reports"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    environment.filters["length_of_time"] = _length_of_time
+    return environment.get_template("index.html.j2")
+
+
+def _length_of_time(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 60 else f"{seconds / 60:.0f} min"
