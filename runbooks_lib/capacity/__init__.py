@@ -2,7 +2,29 @@
 
 from runbooks_lib.capacity.events import Event
 from runbooks_lib.capacity.growth import CannotTellError, Forecast, Tier, forecast
-from runbooks_lib.capacity.partition import Outlook, outlook
+from runbooks_lib.capacity.partition import FLOORS, Outlook, outlook
+from runbooks_lib.capacity.plan import Purchase, needed_bytes, purchases
 from runbooks_lib.capacity.rates import Rates
+from runbooks_lib.capacity.rolling import Backtest, Curve, backtest
+from runbooks_lib.capacity.scores import Running, Said, score_due
 
-__all__ = ["CannotTellError", "Event", "Forecast", "Outlook", "Rates", "Tier", "forecast", "outlook"]
+__all__ = [
+    "FLOORS",
+    "Backtest",
+    "CannotTellError",
+    "Curve",
+    "Event",
+    "Forecast",
+    "Outlook",
+    "Purchase",
+    "Rates",
+    "Running",
+    "Said",
+    "Tier",
+    "backtest",
+    "forecast",
+    "needed_bytes",
+    "outlook",
+    "purchases",
+    "score_due",
+]

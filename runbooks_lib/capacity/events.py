@@ -10,9 +10,10 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from runbooks_lib.capacity.daily import Floats
+from runbooks_lib.capacity.daily import DailyValues, Floats
 
 Days = npt.NDArray[np.datetime64]
+Places = npt.NDArray[np.int64]
 
 # A size that wobbles by less (metadata of btrfs, ZFS datasets that share a pool) is no resize.
 _RESIZE_RATIO = 0.005
@@ -100,44 +101,52 @@ def steps(days: Days, used: Floats, *, at_least: float) -> list[Event]:
 
 def clean_ups(days: Days, used: Floats) -> Event | None:
     """The habit of being cleaned up: at least three drops of a quarter of the range each, at distances that are alike
-    (the longest at most three times the median); else None. Monthly and weekly jobs are found, one-off deletions are
-    not.
+    (the longest at most three times the median); else None. Monthly and weekly jobs are found, one-off deletions are not.
     """
-    if len(used) < 14:
-        return None
-    span = float(used.max() - used.min())
-    # A clean-up may take two days as seen in daily maxima: measure each drop down to its foot.
-    change = np.diff(used)
-    falling = change < 0
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], falling, [False]]).astype(np.int8)))
-    starts, ends = edges[::2], edges[1::2]
-    heights = used[starts] - used[ends]
-    # The range of a disk that also grows is mostly growth: compare with the typical clean-up as well.
-    drops = heights >= _CLEAN_UP_SHARE * min(span, 2.0 * float(np.max(heights, initial=0.0)))
-    starts, ends = starts[drops], ends[drops]
-    if span <= 0 or len(starts) < _FEWEST_CLEAN_UPS:
+    starts, ends = _drops(used)
+    if len(used) < 14 or len(starts) < _FEWEST_CLEAN_UPS:
         return None
     distance = np.diff(starts)
     every = float(np.median(distance))
     if every < 2 or distance.max() > 3 * every or len(used) - 1 - starts[-1] > 3 * every:
         return None
-    return Event(
-        "clean-ups", to_date(days[ends[-1]]), float(used[ends].mean()), float(used[starts].mean()), every_days=every
-    )
+    before, after = float(used[starts].mean()), float(used[ends].mean())
+    return Event("clean-ups", to_date(days[ends[-1]]), after, before, every_days=every)
 
 
-def crests(used: Floats, every_days: float) -> Floats:
-    """The highest value of the last clean-up cycle (and a quarter, since jobs slip) up to each day: what must fit."""
-    window = int(np.ceil(1.25 * every_days)) + 1
-    padded = np.concatenate([np.full(window - 1, used[0]), used])
-    return np.lib.stride_tricks.sliding_window_view(padded, window).max(axis=1)  # type: ignore[no-any-return]
+def _drops(used: Floats) -> tuple[Places, Places]:
+    """Where the large drops of the record begin and end. A clean-up may take two days as seen in daily maxima, so each is
+    measured down to its foot; the range of a disk that also grows is mostly growth, so the largest drop counts as well.
+    """
+    falling = np.diff(used) < 0
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], falling, [False]]).astype(np.int8)))
+    starts, ends = edges[::2], edges[1::2]
+    heights = used[starts] - used[ends]
+    span = float(np.ptp(used)) if len(used) else 0.0
+    large = heights >= _CLEAN_UP_SHARE * min(span, 2.0 * float(np.max(heights, initial=0.0)))
+    return starts[large], ends[large]
 
 
-def without(days: Days, used: Floats, taken_out: Collection[date]) -> Floats:
-    """The record as if nothing had changed on the days `taken_out`; the present value stays."""
-    change = np.diff(used)
-    for i, day in enumerate(days[1:]):
-        if to_date(day) in taken_out:
-            change[i] = 0.0
+def crests(used: Floats) -> Floats:
+    """The line through the highest points before each large drop, from the last of them on held or raised by what is used
+    now: where clean-ups are a habit, this is what must fit, and between them the present level says little about it.
+    """
+    starts, _ = _drops(used)
+    line = np.interp(np.arange(len(used)), starts, used[starts])
+    since = starts[-1]
+    line[since:] = np.maximum.accumulate(np.maximum(used[since:], used[since]))
+    return np.asarray(line, dtype=np.float64)
+
+
+def without(daily: DailyValues, taken_out: Collection[date]) -> Floats:
+    """The daily values as if nothing had changed on the days `taken_out`; the present value stays, so that values
+    before a day on which much was deleted may become negative: only their differences mean something.
+    """
+    change = np.diff(daily.values)
+    last = to_date(daily.last_day)
+    for day in taken_out:
+        place = len(change) - 1 - (last - day).days
+        if 0 <= place < len(change):
+            change[place] = 0.0
     past = np.concatenate([[0.0], np.cumsum(change)])
-    return np.asarray(past - past[-1] + used[-1], dtype=np.float64)
+    return np.asarray(past - past[-1] + daily.values[-1], dtype=np.float64)

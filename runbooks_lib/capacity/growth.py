@@ -143,7 +143,7 @@ def tier_of(daily: DailyValues) -> Tier:
     """How much may be said after so long a past: see docs/forecasting.md."""
     if daily.span_days < 1 or (len(daily.values) < _FEWEST_DAYS and daily.samples < _FEWEST_SAMPLES):
         return "hours"
-    if len(daily.values) < 3:
+    if len(daily.values) < 3:  # two changes at least
         return "hours"
     if daily.span_days < MONTHS_TIER_DAYS:
         return "days"

@@ -337,11 +337,11 @@ class _Question:
     def _forecast(
         self, days: Days, used_max: Floats, taken_out: Collection[date], habit: Event | None, reach: int
     ) -> Forecast:
-        values = events.without(days, used_max, taken_out) if taken_out else used_max
-        daily = daily_values(days, values)
-        if habit is not None and habit.every_days is not None:
-            # What must fit are the crests; between clean-ups the present level says little about them.
-            daily = replace(daily, values=events.crests(daily.values, habit.every_days))
+        daily = daily_values(days, used_max)
+        if taken_out:
+            daily = replace(daily, values=events.without(daily, taken_out))
+        if habit is not None:
+            daily = replace(daily, values=events.crests(daily.values))
         return forecast_daily(daily, horizon_days=reach)
 
     def _state(self, blank: Outlook, start_by: date | None, running_away: bool) -> State:

@@ -1,31 +1,148 @@
-"""Possible futures of one series: what is added to its last value, day by day."""
+"""Possible futures of one series, made of its own past: what is added to the last value, day by day.
+
+The method in one paragraph. Each future strings together weeks drawn at random from the series' own daily changes and
+adds them to the last value. Seven of ten futures draw from the recent past: from the last 14, 30, 60, 90, 180 or 365
+days. Three of ten draw from a stretch of one to three months anywhere in the year, since another season may come
+back. In most of the recent ones a single day's rise counts at most four times an average active day: an import is not
+a habit. Last, the growth of each future is multiplied by a factor of its own around 1, because next quarter's pace is
+not this year's: the factor varies as much as the pace of this series varied from month to month, within limits, and
+more when the past is short. Where the monthly growth itself rose or fell steadily, beyond what chance explains, older
+days are first scaled to today's pace and the futures go on bending.
+
+Every constant was set on the development curves, judged by whole sources: docs/forecasting.md has the table.
+"""
 
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from runbooks_lib.capacity.daily import Floats
 
-WINDOWS = (14, 30, 60, 90, 180, 365)
-PATHS = 402
-BLOCK_DAYS = 14
+Places = npt.NDArray[np.int64]
+Chosen = npt.NDArray[np.bool_]
+
+FUTURES = 500
+_SEASONS = 150  # so many of them are of another season
+_RECENT_DAYS = np.array([14, 30, 60, 90, 180, 365])
+_RECENT_SHARES = np.array([0.15, 0.20, 0.15, 0.15, 0.10, 0.10])
+_SEASON_DAYS = np.array([30, 60, 90])
+_SEASON_FACTOR = 0.2  # log of how much more than in its own stretch a season grows when it comes back, at full spread
+_BLOCK_DAYS = 7
+_ONE_OFF = 4.0  # a rise beyond so many average active days is taken for a one-off ...
+_ONE_OFF_KEPT = 0.25  # ... but in this share of the recent futures it may come again
+_HABIT_DAYS = 60  # a fall as large as comes once in so many days is a habit (a monthly clean-up), however large
+_SPREAD_LEAST, _SPREAD_MOST = 0.10, 0.55  # standard deviation of the log of the factor
+_SPREAD_UP = 1.2  # surprises upwards are larger
+_SHORT_PAST_POWER = 0.10
+_YEAR = 365
+_PARTS = 12
+_PACE_SQUARED_T = 16.0  # the trend of the monthly growth counts from |t| = 4 on
+_EMPTIED_TO = 0.10
 
 
 def futures(values: Floats, horizon_days: int, seed: int) -> Floats:
-    """Paths of growth after the last value: shape (paths, horizon_days), in the unit of `values`."""
-    steps = np.diff(values)
+    """Growth after the last of the daily `values`: shape (FUTURES, horizon_days), in their unit.
+
+    Needs at least two values. The same input and seed give the same answer; twice the values give twice the answer.
+    """
     random = np.random.default_rng(seed)
-    each = PATHS // len(WINDOWS)
-    parts = []
-    blocks = -(-horizon_days // BLOCK_DAYS)
-    for window in WINDOWS:
-        own = steps[-window:]
-        length = min(BLOCK_DAYS, len(own))
-        starts = random.integers(
-            0, len(own) - length + 1, size=(each, -(-horizon_days // length) if length < BLOCK_DAYS else blocks)
-        )
-        drawn = own[(starts[:, :, None] + np.arange(length)).reshape(each, -1)[:, :horizon_days]]
-        parts.append(np.cumsum(drawn, axis=1))
-    paths = np.concatenate(parts)
-    middle = np.median(paths, axis=0)
-    return np.asarray(middle + 1.5 * (paths - middle), dtype=np.float64)
+    bend = _bend(_changes(values))
+    changes = _at_present_pace(_changes(values), bend)
+    picked, season = _picked_days(len(changes), horizon_days, random)
+    usual = _without_one_offs(changes)
+    as_it_was = season | (random.random(FUTURES) < _ONE_OFF_KEPT)
+    steps = usual[picked]
+    steps[as_it_was] = changes[picked[as_it_was]]
+    if bend:
+        steps *= np.clip(1 + bend * np.arange(1, horizon_days + 1), 0.4, 2.5)
+    spread = _spread(usual)
+    draws = random.standard_normal(FUTURES) * spread * (_YEAR / min(_YEAR, len(changes))) ** _SHORT_PAST_POWER
+    draws = np.where(draws > 0, _SPREAD_UP * draws, draws)
+    draws[season] += _SEASON_FACTOR * spread / _SPREAD_MOST
+    return np.asarray(np.cumsum(steps, axis=1) * np.exp(draws)[:, None], dtype=np.float64)
+
+
+def _changes(values: Floats) -> Floats:
+    """Changes from day to day. A partition found nearly empty was made anew or moved away: that is no negative growth,
+    unless it is a habit.
+    """
+    changes = np.diff(values)
+    emptied = (values[1:] <= _EMPTIED_TO * values[:-1]) & (changes < 0) & (values[1:] >= 0)
+    if 0 < emptied.sum() < max(3, len(changes) // _HABIT_DAYS):
+        changes[emptied] = 0.0
+    return changes
+
+
+def _picked_days(count: int, horizon_days: int, random: np.random.Generator) -> tuple[Places, Chosen]:
+    """Which of `count` days' changes each future is made of, (FUTURES, horizon_days), and which futures are of a
+    season.
+    """
+    block = max(1, min(_BLOCK_DAYS, count // 4))
+    season = np.less(np.arange(FUTURES), _SEASONS)
+    known = int((count > _RECENT_DAYS).sum()) + 1  # windows that the past fills, and the whole of it
+    shares = np.cumsum(_RECENT_SHARES[:known])
+    edges = np.round(shares / shares[-1] * FUTURES).astype(np.int64)
+    recent = np.repeat(np.minimum(_RECENT_DAYS[:known], count), np.diff(edges, prepend=0))[random.permutation(FUTURES)]
+    seasons = _SEASON_DAYS[np.arange(FUTURES) % len(_SEASON_DAYS)]
+    window = np.clip(np.where(season, seasons, recent), block, count)
+    ends = np.where(season, np.floor(random.random(FUTURES) * (count - window + 1)), 0)
+    places = random.random((FUTURES, -(-horizon_days // block))) * (window - block + 1)[:, None]
+    starts = (count - ends - window).astype(np.int64)[:, None] + places.astype(np.int64)
+    picked = (starts[:, :, None] + np.arange(block)).reshape(FUTURES, -1)[:, :horizon_days]
+    return picked, season
+
+
+def _without_one_offs(changes: Floats) -> Floats:
+    """The changes with single outliers cut: rises at four average active days, falls there or where they are a
+    habit.
+    """
+    sizes = np.abs(changes[changes != 0])
+    if not len(sizes):
+        return changes
+    limit = _ONE_OFF * sizes.mean()
+    for _ in range(2):  # the outliers themselves must not raise the average much
+        limit = _ONE_OFF * np.minimum(sizes, limit).mean()
+    falls = np.sort(-changes[changes < 0])[::-1]
+    habit = max(2, -(-len(changes) // _HABIT_DAYS))
+    deepest = max(limit, falls[habit - 1]) if len(falls) >= habit else limit
+    return np.clip(changes, -deepest, limit)
+
+
+def _spread(changes: Floats) -> float:
+    """How much the growth of a twelfth of the past varies around its mean (coefficient of variation), within limits."""
+    length = len(changes) // _PARTS
+    if length < 1:
+        return _SPREAD_MOST
+    parts = changes[len(changes) - _PARTS * length :].reshape(_PARTS, length).sum(axis=1)
+    mean = abs(float(parts.mean()))
+    if mean == 0:
+        return _SPREAD_MOST
+    return min(max(float(parts.std(ddof=1)) / mean, _SPREAD_LEAST), _SPREAD_MOST)
+
+
+def _bend(changes: Floats) -> float:
+    """How much today's pace changes a day, as a share of it; 0 unless the twelfths of the past show a trend that is
+    large against its own uncertainty (shrunk as James and Stein did: 1 - 16 / t²).
+    """
+    length = len(changes) // _PARTS
+    if length < _BLOCK_DAYS:
+        return 0.0
+    parts = changes[len(changes) - _PARTS * length :].reshape(_PARTS, length).sum(axis=1)
+    place = np.arange(_PARTS) - (_PARTS - 1) / 2
+    squares = float((place**2).sum())
+    slope, mean = float((place * parts).sum()) / squares, float(parts.mean())
+    error = float(np.sqrt(((parts - mean - slope * place) ** 2).sum() / (_PARTS - 2) / squares))
+    today = mean + slope * _PARTS / 2
+    if slope == 0 or today * np.sign(mean) <= 0.2 * abs(mean):
+        return 0.0
+    share = 1.0 if error == 0 else max(0.0, 1 - _PACE_SQUARED_T * (error / slope) ** 2)
+    return share * slope / length / today
+
+
+def _at_present_pace(changes: Floats, bend: float) -> Floats:
+    """Older changes scaled to what they would be at today's pace."""
+    if not bend:
+        return changes
+    age = np.arange(len(changes) - 1, -1, -1)
+    return np.asarray(changes / np.clip(1 - bend * age, 0.3, 3.0), dtype=np.float64)

@@ -220,14 +220,8 @@ def _remarks(told: Outlook, today: date) -> list[str]:
     said = []
     step = _event(told, "step")
     if step is not None and told.without_step is not None:
-        without = told.without_step[0]
-        other = (
-            f"not expected within {told.horizon_days} days"
-            if not math.isfinite(without)
-            else f"from {day(today + timedelta(days=int(without)), today)} on (10 %)"
-        )
         jump = f"On {day(step.day, today)} it rose by {amount(step.change, told.resource)} in one day"
-        said.append(f"{jump}; if that was a one-off, passing {_percent(told.threshold_ratio)} is {other}.")
+        said.append(f"{jump}; {_if_one_off(told, told.without_step[0], today)}.")
     resize = _event(told, "resize")
     if resize is not None and (today - resize.day).days <= _RECENTLY_DAYS:
         verb = "grew" if resize.change > 0 else "shrank"
@@ -248,6 +242,19 @@ def _remarks(told: Outlook, today: date) -> list[str]:
     if told.stale_days > 2 and told.refusal is None:
         said.append(f"Its last sample is {told.stale_days} days old.")
     return said
+
+
+def _if_one_off(told: Outlook, without: float, today: date) -> str:
+    """The other answer: what is expected if the step does not count."""
+    limit = _percent(told.threshold_ratio)
+    if told.state == "crossed":
+        return "was that a one-off?"
+    if not math.isfinite(without):
+        if told.state == "ok":
+            return "the answer is the same without it"
+        return f"if that was a one-off, {limit} is not expected within {told.horizon_days} days"
+    first = day(today + timedelta(days=int(without)), today)
+    return f"if that was a one-off, it may pass {limit} from {first} on (10 %)"
 
 
 def _event(told: Outlook, kind: str) -> Event | None:
