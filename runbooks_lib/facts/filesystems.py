@@ -219,9 +219,7 @@ def assemble(
     wanted = {entry.mountpoint: entry for entry in fstab} if fstab else {}
     rows = []
     for mounts in groups.values():
-        best = (
-            mounts[0] if len(mounts) == 1 else min(mounts, key=lambda mount: (mount.root != "/", len(mount.mountpoint)))
-        )
+        best = mounts[0] if len(mounts) == 1 else min(enumerate(mounts), key=_precedence)[1]
         figure = next((figures[mount.mountpoint] for mount in mounts if mount.mountpoint in figures), None)
         state, detail = State.AVAILABLE, ""
         if figure is None:
@@ -246,6 +244,14 @@ def assemble(
             )
         )
     return Filesystems(tuple(rows), table.left_out)
+
+
+def _precedence(numbered: tuple[int, Mount]) -> tuple[bool, bool, int, str]:
+    """Where a file system is best seen: at `/`; else where it was mounted whole first, for a bind mount comes after what it
+    binds; else, of subvolumes and bound directories, at the shortest place, which does not change from boot to boot."""
+    index, mount = numbered
+    part = mount.root != "/"
+    return mount.mountpoint != "/", part, len(mount.mountpoint) if part else index, mount.mountpoint
 
 
 def read_only_flip(mount: Mount, entry: FstabEntry | None) -> str:

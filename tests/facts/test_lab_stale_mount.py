@@ -62,7 +62,9 @@ def rows(host: Host, prefix: Path) -> tuple[float, dict[str, State], int]:
 def test_dead_mounts_cost_two_seconds_together_and_only_their_own_rows(
     shell: tuple[str, ...], shell_host: NewHost, tmp_path: Path
 ) -> None:
-    assert shutil.which(shell[0]), f"this test needs the Debian package {'busybox-static' if len(shell) > 1 else shell[0]}"
+    assert shutil.which(shell[0]), (
+        f"this test needs the Debian package {'busybox-static' if len(shell) > 1 else shell[0]}"
+    )
     host = shell_host(shell)
     with sshfs(tmp_path, "live 1") as live, sshfs(tmp_path, "dead") as dead, sshfs(tmp_path, "dead too") as dead_too:
         quick, states, figures = rows(host, tmp_path)
