@@ -1,4 +1,4 @@
-"""`outputs/index.html`: every report, newest first, its state, its headline, its trend. Built from `run.json` files alone.
+"""`outputs/index.html`: every report, newest first, its state, headline and trend. Built from `run.json` files alone.
 
 It is one file without a server or anything from outside, so that it opens from `file://` and can be copied anywhere.
 """
@@ -18,11 +18,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from runbooks_lib.errors import RunbookError
 from runbooks_lib.reports import record as records
-from runbooks_lib.reports.record import Damaged, Record
+from runbooks_lib.reports.record import DamagedRecordError, Record
 from runbooks_lib.reports.schedule import Expectation, expectations
 from runbooks_lib.reports.writer import write
 
-INDEX = "index.html"
+NAME = "index.html"
 KEPT_RUNS = 90  # of each report: a quarter of nightly ones
 _SPARKLINE_RUNS = 30
 _WIDTH, _HEIGHT, _MARGIN = 120.0, 28.0, 3.0
@@ -77,7 +77,7 @@ class RunRow:
 
 @dataclass(frozen=True)
 class ReportCard:
-    """One report at a glance. `why` says what a stale or failed state means here; `sparkline` is inline SVG or empty."""
+    """One report at a glance. `why` explains a stale or failed state; `sparkline` is inline SVG or empty."""
 
     name: str
     title: str
@@ -89,12 +89,15 @@ class ReportCard:
     number: str
 
 
-def build(outputs: Path, *, titles: Mapping[str, str], now: datetime | None = None) -> Path:
+def update(outputs: Path, *, titles: Mapping[str, str] | None = None, now: datetime | None = None) -> Path:
     """Write the index of all runs under `outputs` and return its path. Nothing else is changed.
 
-    `titles` maps the name of every existing report to its title, so that one that never ran is seen. A damaged record is
-    a row that says so. Raises RunbookError when the index cannot be written; the old one stays.
+    `titles` maps the name of every existing report to its title, so that one that never ran is seen; without it the
+    notebooks are looked for. A damaged record is a row that says so. Raises RunbookError when the index cannot be
+    written; the old one stays.
     """
+    if titles is None:
+        titles = _titles()
     moment = now or datetime.now(UTC)
     runs = read_runs(outputs, now=moment)
     expected = expectations(outputs)
@@ -105,7 +108,7 @@ def build(outputs: Path, *, titles: Mapping[str, str], now: datetime | None = No
     ]
     order = {"bad": 0, "warn": 1, "ok": 2, "calm": 3}
     cards.sort(key=lambda card: (order[card.badge.kind], -_time_of(card)))
-    path = outputs / INDEX
+    path = outputs / NAME
     write(path, _template().render(cards=cards, runs=[row.row for row in runs], now=moment))
     return path
 
@@ -126,7 +129,7 @@ def read_runs(outputs: Path, *, now: datetime) -> list[FoundRun]:
         try:
             record: Record | None = records.read(directory)
             problem = ""
-        except Damaged as error:
+        except DamagedRecordError as error:
             record, problem = None, error.what
         found.append(FoundRun(directory.parent.name, _row(outputs, directory, record, problem, now), record))
     return sorted(found, key=lambda run: run.row.run, reverse=True)
@@ -135,7 +138,7 @@ def read_runs(outputs: Path, *, now: datetime) -> list[FoundRun]:
 def last_started(outputs: Path, report: str) -> datetime | None:
     """When the last run of a report was started that ended well or is running; None when there is none."""
     for directory in sorted(_run_directories(outputs, report), reverse=True):
-        with suppress(Damaged):
+        with suppress(DamagedRecordError):
             record = records.read(directory)
             if record.state in ("ok", "threshold") or (
                 record.state == "running" and not records.is_abandoned(record, now=datetime.now(UTC))
@@ -148,12 +151,23 @@ def forget_old_runs(outputs: Path, report: str, *, keep: int = KEPT_RUNS) -> int
     """Remove all but the newest `keep` runs of a report; returns how many were removed. A run under way is kept."""
     removed = 0
     for directory in sorted(_run_directories(outputs, report), reverse=True)[keep:]:
-        with suppress(Damaged):
+        with suppress(DamagedRecordError):
             if records.read(directory).state == "running":
                 continue
         shutil.rmtree(directory, ignore_errors=True)
         removed += 1
     return removed
+
+
+def _titles() -> dict[str, str]:
+    # Imported here: the runner itself calls `update` when a run has ended.
+    from runbooks_lib.reports import run
+
+    found = {}
+    for name in run.available():
+        with suppress(RunbookError):
+            found[name] = run.find(name).title
+    return found
 
 
 # -- parts -------------------------------------------------------------------------------------------------------------
