@@ -97,7 +97,7 @@ def test_another_device_behind_the_mount_point_never_mixes_within_a_day(
     assert found.recent.values.tolist() == [90 * GB, 91 * GB, 60 * GB]
 
 
-def test_each_age_is_kept_in_its_tier(history: SqliteHistory, noon: datetime, disk: Disk) -> None:
+def test_each_age_is_kept_in_its_tier(history: SqliteHistory, noon: datetime) -> None:
     start = noon - 500 * DAY
     history.import_samples(
         (sample for step in range(500 * 8) for sample in load(start + timedelta(hours=3 * step), step % 8)),
@@ -283,8 +283,11 @@ def test_what_cannot_be_imported_is_refused_whole(history: SqliteHistory, noon: 
     history.store_snapshot("db-01", noon, load(noon, 1))
     with pytest.raises(UsageError, match="without a host"):
         history.import_samples(load(noon, 1), origin="x", now=noon)
-    with pytest.raises(UsageError, match="in the future"):
+    with pytest.raises(UsageError, match="from the future"):
         history.import_samples(load(noon + 3 * DAY, 1), origin="x", instance="db-01", now=noon)
+    nat = Series("node_load1", {"instance": "a"}, np.array(["NaT"], dtype="datetime64[s]"), np.array([1.0]))
+    with pytest.raises(UsageError, match="before 1970"):
+        history.import_series([nat], origin="x", now=noon)
     with pytest.raises(UsageError, match="not collected"):
         history.import_samples(load(noon, 1), origin="collected", instance="db-01", now=noon)
     with pytest.raises(UsageError, match="an origin"):
