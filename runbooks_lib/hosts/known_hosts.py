@@ -4,8 +4,8 @@ Why not paramiko's `HostKeys`: it costs O(n²) to load (5.5 s for 5,000 lines), 
 and knows neither wildcards nor negation. The rules for ports and addresses are those of OpenSSH's `sshconnect.c`
 (`check_host_key`) and `hostfile.c`.
 
-A presented key is looked up in an index *key → lines* and only the names of those few lines are compared (hashed names
-are the expensive ones); all lines are walked only to explain a failure.
+A presented key is looked up in the files' indexes; only where its name is hashed or a pattern are names compared, and
+only those of lines that hold this key. All lines are walked only to explain a failure.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal
 
 from runbooks_lib.hosts.host import HostError, HostKeyChanged, HostKeyUnknown, SettingsRefused
@@ -180,7 +181,6 @@ class KnownHosts:
         name = lookup_name(host, port, alias)
         bare = None if alias or port in (0, SSH_PORT) else host.lower()
         encoded = _bytes(name)
-        candidates = [line for file in self._files for line in file.by_blob.get(key_blob, ())]
 
         def verdict(state: State, **more: object) -> Verdict:
             return Verdict(state, name, key_type, fingerprint(key_blob), self.paths, **more)  # type: ignore[arg-type]
@@ -190,30 +190,31 @@ class KnownHosts:
         tried = [encoded] if bare is None else [encoded, _bytes(bare)]
         if address is not None and _bytes(address.lower()) not in tried:
             tried.append(_bytes(lookup_name(address, port)))
-        for line in candidates:
-            if line.marker == REVOKED and any(line_names(line, each) for each in tried):
-                return verdict("revoked", matched=line)
+        for file in self._files:
+            for line in file.revoked_by_blob.get(key_blob, ()):
+                if any(line_names(line, each) for each in tried):
+                    return verdict("revoked", matched=line)
 
-        plain = [line for line in candidates if not line.marker]
-        for line in plain:
-            if line_names(line, encoded):
-                differs = self._address_differs(address, host, port, key_blob)
-                if differs is not None:
-                    return verdict("changed", matched=line, known=self._plain(encoded), address_line=differs)
-                return verdict("known", matched=line, known=(line,))
+        holding = self._line_holding(key_blob, encoded)
+        if holding is not None:
+            differs = self._address_differs(address, host, port, key_blob)
+            if differs is not None:
+                return verdict("changed", matched=holding, known=self._plain(encoded), address_line=differs)
+            return verdict("known", matched=holding, known=(holding,))
 
         lines = self._lines_for(encoded)
         known = tuple(line for line in lines if not line.marker)
         authorities = tuple(line for line in lines if line.marker == CERT_AUTHORITY)
         if known:
             return verdict("changed", known=known, authorities=authorities)
-        if bare is not None:
-            for line in plain:
-                if line_names(line, _bytes(bare)):
-                    return verdict("known", matched=line, known=(line,))
+        holding = None if bare is None else self._line_holding(key_blob, _bytes(bare))
+        if holding is not None:
+            return verdict("known", matched=holding, known=(holding,))
         if authorities:
             return verdict("ca-only", authorities=authorities)
-        return verdict("unknown", elsewhere=tuple(plain[:5]))
+        everything = (line for file in self._files for line in file.lines)
+        same_key = (line for line in everything if line.key_blob == key_blob and not line.marker)
+        return verdict("unknown", elsewhere=tuple(islice(same_key, 5)))
 
     def likely_key_types(self, host: str, port: int, alias: str | None = None) -> tuple[str, ...]:
         """The key types that plain, unhashed lines name for this host: what to prefer in the handshake. It costs one
@@ -230,6 +231,17 @@ class KnownHosts:
     def lines_for(self, host: str, port: int, alias: str | None = None) -> tuple[KnownLine, ...]:
         """Every line, marked ones too, whose names match this host; in file order."""
         return self._lines_for(_bytes(lookup_name(host, port, alias)))
+
+    def _line_holding(self, key_blob: bytes, name: bytes) -> KnownLine | None:
+        """The first plain line that holds this key under this name."""
+        for file in self._files:
+            for line in file.by_name.get(name, ()):
+                if line.key_blob == key_blob and not line.marker:
+                    return line
+            for line in file.unnamed_by_blob.get(key_blob, ()):
+                if not line.marker and line_names(line, name):
+                    return line
+        return None
 
     def _plain(self, name: bytes) -> tuple[KnownLine, ...]:
         return tuple(line for line in self._lines_for(name) if not line.marker)

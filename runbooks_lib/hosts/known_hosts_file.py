@@ -1,4 +1,8 @@
-"""One known_hosts file, read in one pass into an index. The format is sshd(8), "SSH_KNOWN_HOSTS FILE FORMAT"."""
+"""One known_hosts file, read in one pass into an index. The format is sshd(8), "SSH_KNOWN_HOSTS FILE FORMAT".
+
+Two ways lead to the line that holds a key for a host: by its plain name, and by the key where the name is hashed or a
+pattern. Both are dictionaries: neither a long file nor a thousand cloned hosts with one key make a check slow.
+"""
 
 from __future__ import annotations
 
@@ -33,6 +37,7 @@ KEY_TYPES = frozenset(
 _TYPES = {name.encode(): (name, len(name).to_bytes(4, "big") + name.encode()) for name in KEY_TYPES}
 _ED25519_BYTES = 51
 _HASH_SIGN, _AT_SIGN, _BAR = b"#@|"
+_HASHED_NAME = re.compile(rb"\|1\|[A-Za-z0-9+/]{27}=\|[A-Za-z0-9+/]{27}=")  # both are 20 bytes
 _WILDCARD = re.compile(rb"[*?!]")
 _LONGEST_PATTERN = 1023  # match.c: a longer sub-pattern makes the whole list match nothing
 _KRL_MAGIC = b"SSHKRL\n\x00"
@@ -79,9 +84,10 @@ class IndexedFile:
     path: str
     lines: list[KnownLine] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
-    by_blob: dict[bytes, list[KnownLine]] = field(default_factory=dict)
+    unnamed_by_blob: dict[bytes, list[KnownLine]] = field(default_factory=dict)  # hashed and patterned names only
+    revoked_by_blob: dict[bytes, list[KnownLine]] = field(default_factory=dict)
     by_name: dict[bytes, list[KnownLine]] = field(default_factory=dict)
-    hashed: list[tuple[bytes, bytes, KnownLine]] = field(default_factory=list)
+    hashed: list[KnownLine] = field(default_factory=list)
     patterned: list[tuple[list[tuple[bool, bytes]], KnownLine]] = field(default_factory=list)
 
     def skip(self, number: int, why: str) -> None:
@@ -90,8 +96,11 @@ class IndexedFile:
 
 def walk(file: IndexedFile, name: bytes) -> list[KnownLine]:
     found = list(file.by_name.get(name, ()))
-    digest = hmac.digest
-    found += [line for salt, expected, line in file.hashed if digest(salt, name, "sha1") == expected]
+    digest, decode = hmac.digest, binascii.a2b_base64
+    for line in file.hashed:
+        hosts = line.hosts
+        if digest(decode(hosts[3:31]), name, "sha1") == decode(hosts[32:]):
+            found.append(line)
     found += [line for patterns, line in file.patterned if patterns_match(patterns, name)]
     # A name written twice on a line ("a,a") is indexed twice.
     unique = {line.number: line for line in found}
@@ -101,21 +110,9 @@ def walk(file: IndexedFile, name: bytes) -> list[KnownLine]:
 def line_names(line: KnownLine, name: bytes) -> bool:
     hosts = line.hosts.encode("latin-1")
     if hosts.startswith(b"|"):
-        hashed = split_hash(hosts)
-        return hashed is not None and hmac.digest(hashed[0], name, "sha1") == hashed[1]
+        salt, digest = binascii.a2b_base64(hosts[3:31]), binascii.a2b_base64(hosts[32:])
+        return hmac.digest(salt, name, "sha1") == digest
     return patterns_match(split_patterns(hosts), name)
-
-
-def split_hash(hosts: bytes) -> tuple[bytes, bytes] | None:
-    """Salt and digest of `|1|salt|digest`, None when it is anything else."""
-    parts = hosts.split(b"|")
-    if len(parts) != 4 or parts[0] or parts[1] != b"1":
-        return None
-    try:
-        salt, digest = binascii.a2b_base64(parts[2], strict_mode=True), binascii.a2b_base64(parts[3], strict_mode=True)
-    except binascii.Error:
-        return None
-    return (salt, digest) if len(salt) == len(digest) == 20 else None
 
 
 def split_patterns(hosts: bytes) -> list[tuple[bool, bytes]]:
@@ -187,7 +184,7 @@ def read_cached(path: str) -> IndexedFile:
 def parse(path: str, content: bytes) -> IndexedFile:
     """Index the text of one file. Never raises: a line that cannot be used becomes a warning, the rest stands."""
     file = IndexedFile(path)
-    by_blob, by_name, lines = file.by_blob, file.by_name, file.lines
+    by_name, unnamed, lines = file.by_name, file.unnamed_by_blob, file.lines
     patterns_possible = any(wildcard in content for wildcard in (b"*", b"?", b"!"))
     nul_possible = b"\0" in content
     decode = binascii.a2b_base64
@@ -225,17 +222,22 @@ def parse(path: str, content: bytes) -> IndexedFile:
             continue
         line = KnownLine(path, number, marker, hosts.decode("latin-1"), key_type, blob)
         if hosts[0] == _BAR:
-            hashed = split_hash(hosts)
-            if hashed is None:
+            if _HASHED_NAME.fullmatch(hosts) is None:
                 file.skip(number, "the hashed name is damaged")
                 continue
-            file.hashed.append((*hashed, line))
+            file.hashed.append(line)
+            unnamed.setdefault(blob, []).append(line)
         elif (patterns_possible and _WILDCARD.search(hosts)) or len(hosts) >= _LONGEST_PATTERN:
             file.patterned.append((split_patterns(hosts), line))
+            unnamed.setdefault(blob, []).append(line)
         else:
             for name in hosts.lower().split(b","):
-                by_name.setdefault(name, []).append(line)
-        by_blob.setdefault(blob, []).append(line)
+                if name in by_name:
+                    by_name[name].append(line)
+                else:
+                    by_name[name] = [line]
+        if marker == REVOKED:
+            file.revoked_by_blob.setdefault(blob, []).append(line)
         lines.append(line)
     return file
 

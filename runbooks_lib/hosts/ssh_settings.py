@@ -12,9 +12,11 @@ import re
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from shutil import which
 
@@ -31,6 +33,7 @@ _AT_ONCE = threading.BoundedSemaphore(max(4, 2 * (os.cpu_count() or 2)))
 # The rule of ssh.c `valid_hostname` (9.6, CVE-2023-51385): a name is put into ProxyCommand and Match exec.
 _BAD_IN_NAME = re.compile(r"[\s\x00-\x1f\x7f'`\"$\\;&<>|(){}]")
 _LONGEST_NAME = 255
+_LOOK_SECONDS = 2.0
 _DEEPEST_ROUTE = 8
 
 
@@ -54,7 +57,7 @@ def resolve(
     config = None if config_file is None else os.fspath(config_file)
     if config is not None and config != "none":
         config = str(Path(config).expanduser().absolute())
-    ssh = which("ssh")
+    ssh = _ssh_program(os.environ.get("PATH"), int(time.monotonic() / _LOOK_SECONDS))
     key = cache.Key(ssh_name, user, port, config, ssh)
     kept = cache.get(key)
     if kept is not None:
@@ -112,6 +115,12 @@ def route(settings: SshSettings) -> tuple[SshSettings, ...]:
         hops[:0] = [replace(first, proxy_jump=()), *rest]
         wanted = first.proxy_jump
     return tuple(hops)
+
+
+@lru_cache(maxsize=4)
+def _ssh_program(path: str | None, _now: int) -> str | None:
+    """Where `ssh` is, looked for once a moment and not once a host."""
+    return which("ssh", path=path)
 
 
 def check_name(ssh_name: str, *, user: str | None = None) -> None:

@@ -24,7 +24,7 @@ from typing import Any
 from runbooks_lib.hosts.ssh_config_file import ConfigState, home_directory, state
 from runbooks_lib.hosts.ssh_options import JumpHop, SshSettings
 
-_FORMAT = 1
+_FORMAT = 2
 _VOLATILE_SECONDS = 60.0  # an answer that rests on more than files
 _STATE_SECONDS = 1.0  # the files are looked at once a second, not once a host
 _LONGEST_FILE = 64 * 1024 * 1024
@@ -43,7 +43,8 @@ class Key:
 
     @property
     def text(self) -> str:
-        return json.dumps([self.ssh_name, self.user, self.port])
+        # No name holds a blank (check_name), so two keys never read the same.
+        return f"{self.ssh_name} {self.user or ''} {self.port or ''}"
 
 
 @dataclass
