@@ -35,8 +35,8 @@ class Directories:
 def parse(text: str, mountpoint: str) -> Directories:
     r"""Rows `KiB<tab>PATH` after one row `status N`. Raises Damaged.
 
-    A newline in a name comes as the byte 1 where du can end rows with NUL. busybox's cannot: there the rest of such a name
-    stands as a row of its own, which is left out and told; a row outside the mount is left out as well.
+    A newline in a name comes as the byte 1 where du can end rows with NUL. busybox's cannot: there the rest of such a
+    name stands as a row of its own, which is left out and told; a row outside the mount is left out as well.
     """
     records = [record for record in text.split("\n") if record]
     status = _STATUS.match(records[0]) if records else None

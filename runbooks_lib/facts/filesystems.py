@@ -247,8 +247,8 @@ def assemble(
 
 
 def _precedence(numbered: tuple[int, Mount]) -> tuple[bool, bool, int, str]:
-    """Where a file system is best seen: at `/`; else where it was mounted whole first, for a bind mount comes after what it
-    binds; else, of subvolumes and bound directories, at the shortest place, which does not change from boot to boot."""
+    """Where a file system is best seen: at `/`; else where it was mounted whole first, as a bind mount comes after what
+    it binds; else, of subvolumes and bound directories, at the shortest place, which is the same after every boot."""
     index, mount = numbered
     part = mount.root != "/"
     return mount.mountpoint != "/", part, len(mount.mountpoint) if part else index, mount.mountpoint

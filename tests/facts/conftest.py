@@ -7,12 +7,13 @@ import selectors
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
 import pytest
 
-from runbooks_lib.hosts.host import DEFAULT_OUTPUT_LIMIT_BYTES, DeadlineExceeded, Result, Script
+from runbooks_lib.hosts.host import DEFAULT_OUTPUT_LIMIT_BYTES, DeadlineExceeded, Host, Result, Script
+from runbooks_lib.hosts.local import LocalHost
 
 
 class ShellHost:
@@ -76,5 +77,7 @@ def shell_host() -> type[ShellHost]:
 
 
 @pytest.fixture
-def host() -> ShellHost:
-    return ShellHost()
+def host() -> Iterator[Host]:
+    found = LocalHost()
+    yield found
+    found.close()

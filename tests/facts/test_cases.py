@@ -2,8 +2,8 @@
 
 `output` is what the host said: one text, or the parser's arguments by name; a list is joined with newlines. `expected`
 is compared where it speaks: an object with an attribute, a property or a key of that name, a list in full, a number
-within 1e-6. `refused` is a part of the message with which the parser refuses the text. A new machine's odd output is one
-new file.
+within 1e-6. `refused` is a part of the message with which the parser refuses the text. A new machine's odd output is
+one new file.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Our samples beside those of a real node_exporter of this machine: same names, same labels, values within what changed in between."""
+"""Our samples beside those of a real node_exporter: same names, same labels, values within what changed in between."""
 
 import re
 import shutil

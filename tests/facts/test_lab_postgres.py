@@ -48,7 +48,7 @@ def as_postgres(*command: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server() -> Iterator[Server]:
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
     assert found, "this test needs the Debian package postgresql"
     binaries = found[-1].parent
@@ -65,7 +65,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     as_postgres("mkdir", "-m", "755", str(data.parent))
     as_postgres(str(binaries / "initdb"), "-D", str(data), "-X", str(wal), "-A", "trust", "--no-sync")
     link.symlink_to(data)
-    options = f"-p 54321 -c listen_addresses='' -c unix_socket_directories={root} -c archive_mode=on -c archive_command=false -c fsync=off"
+    options = f"-p 54321 -c listen_addresses='' -c unix_socket_directories={root} -c fsync=off"
+    options += " -c archive_mode=on -c archive_command=false"
     as_postgres(str(binaries / "pg_ctl"), "-D", str(link), "-w", "-l", str(root / "log"), "-o", options, "start")
     try:
         yield Server(binaries, link, data, wal)

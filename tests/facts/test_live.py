@@ -1,6 +1,5 @@
 """This machine, asked as a host; psutil reads the same counters and is the oracle."""
 
-import ctypes
 import os
 import shutil
 import subprocess
@@ -17,6 +16,7 @@ from runbooks_lib.facts import collect
 from runbooks_lib.facts.answer import new_nonce
 from runbooks_lib.facts.fact import State
 from runbooks_lib.hosts.host import Host
+from runbooks_lib.hosts.recorded import RecordedHost
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the scripts read Linux's /proc")
 NewHost = Callable[..., Host]
@@ -90,7 +90,10 @@ def test_a_busy_process_stands_at_the_top_with_its_share(host: Host) -> None:
 
 def test_a_process_named_like_a_marker_stays_a_name(host: Host) -> None:
     nonce = new_nonce()
-    code = "import ctypes,time; ctypes.CDLL(None).prctl(15, b'x\\n@@end\\ny', 0, 0, 0); print(1, flush=True)\nx = bytearray(200 << 20)\nwhile True: pass"
+    code = (
+        "import ctypes; ctypes.CDLL(None).prctl(15, b'x\\n@@end\\ny', 0, 0, 0)\n"
+        "print(1, flush=True)\nx = bytearray(200 << 20)\nwhile True: pass"
+    )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as evil:
         try:
             assert evil.stdout is not None
@@ -106,7 +109,10 @@ def test_a_process_named_like_a_marker_stays_a_name(host: Host) -> None:
 
 
 def test_a_process_with_brackets_and_backslashes_stays_a_name(host: Host) -> None:
-    code = "import ctypes; ctypes.CDLL(None).prctl(15, b') S 1\\\\\\n1 (z', 0, 0, 0); print(1, flush=True)\nwhile True: pass"
+    code = (
+        "import ctypes; ctypes.CDLL(None).prctl(15, b') S 1\\\\\\n1 (z', 0, 0, 0)\n"
+        "print(1, flush=True)\nwhile True: pass"
+    )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as evil:
         try:
             assert evil.stdout is not None
@@ -166,11 +172,7 @@ def test_the_biggest_directories_of_a_place_with_an_awkward_name(host: Host, tmp
     rows = found.require()
     assert rows.complete
     paths = [row.path for row in rows.rows]
-    assert paths[:3] == [str(top), str(top / "big"), str(top / "big" / "deep")] or set(paths[:3]) == {
-        str(top),
-        str(top / "big"),
-        str(top / "big" / "deep"),
-    }
+    assert set(paths[:3]) == {str(top), str(top / "big"), str(top / "big" / "deep")}
     assert str(top / "small") in paths
     assert 2_000_000 <= rows.rows[0].size_bytes < 2_400_000
 
@@ -182,7 +184,10 @@ def test_a_directory_that_is_not_there_is_absent(host: Host) -> None:
 
 
 def test_what_writes_to_the_disk_is_found(host: Host, tmp_path: Path) -> None:
-    code = f"import os\nwith open({str(tmp_path / 'w')!r}, 'wb') as f:\n while True:\n  f.seek(0); f.write(b'x' * 500000); f.flush(); os.fsync(f.fileno())"
+    code = (
+        f"import os\nwith open({str(tmp_path / 'w')!r}, 'wb') as f:\n"
+        " while True:\n  f.seek(0); f.write(b'x' * 500000); f.flush(); os.fsync(f.fileno())"
+    )
     with subprocess.Popen([sys.executable, "-c", code]) as writer:
         try:
             found = collect.read_slow(host, ("process-io",), root=False).process_io
@@ -231,16 +236,9 @@ def test_wrong_questions_are_refused_before_anything_runs(host: Host) -> None:
         collect.script_text("other")
 
 
-def test_nothing_is_written_on_the_host(host: Host) -> None:
-    text = collect.script_text("quick") + collect.script_text("slow")
-    redirected = [
-        word
-        for word in text.replace("2>&1", "").split()
-        if word.startswith((">", "2>", "1>")) and "/dev/null" not in word
-    ]
-    assert [word for word in redirected if word not in (">&2", ">&3")] == [] or all(
-        word in (">", ">=", ">&2", ">&3", "3>&1") or not word.startswith((">/", "2>/")) for word in redirected
-    )
-    assert "/tmp" not in text
-    assert ctypes.sizeof(ctypes.c_void_p) >= 4
-    assert host.name
+def test_a_recording_is_played_with_the_nonce_it_was_made_with(host: Host, tmp_path: Path) -> None:
+    nonce, path = new_nonce(), tmp_path / "host.json"
+    recorded = collect.read_snapshot(RecordedHost(path, record=host), sample_seconds=0, nonce=nonce)
+    played = collect.read_snapshot(RecordedHost(path), sample_seconds=0, nonce=nonce)
+    assert played.filesystems == recorded.filesystems
+    assert played.samples() == recorded.samples()
