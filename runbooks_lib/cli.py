@@ -295,11 +295,46 @@ def _own_history(config_path: Path | None) -> SqliteHistory:
 
 
 @cli.command()
+@click.argument("name", required=False, metavar="[REPORT]")
+@click.option("-p", "given", multiple=True, metavar="NAME=VALUE", help="A parameter; again for more, or for a list.")
+@click.option("--parameters", "describe", is_flag=True, help="List the report's parameters and run nothing.")
+@click.option("--deadline", type=float, default=900.0, show_default=True, help="Seconds after which it is stopped.")
+@click.option("--if-due", is_flag=True, help="Run only if it has not run since it was last due (see `schedule`).")
+@_config_option
+def report(
+    name: str | None, given: tuple[str, ...], describe: bool, deadline: float, if_due: bool, config_path: Path | None
+) -> None:
+    """Run a report and publish its page; without a name, list the reports there are.
+
+    Parameters are checked before anything starts. Exit code 3 when a threshold is crossed or work must begin.
+    """
+    from runbooks_lib import config
+    from runbooks_lib.reports import parameters, run
+    from runbooks_lib.reports import schedule as timers
+
+    if name is None:
+        for known in sorted(run.available()):
+            click.echo(f"{known}  {run.find(known).title}")
+        return
+    found = run.find(name)
+    if describe:
+        click.echo(parameters.describe(found.parameters))
+        return
+    checked = parameters.check(found.parameters, parameters.assignments(given), report=found.name)
+    loaded = config.load(config_path)
+    if if_due and not timers.is_due(loaded.outputs, found.name):
+        return
+    result = run.run_report(name, checked, config=loaded, deadline_seconds=deadline)
+    click.echo(result.sentence)
+    sys.exit(result.exit_code)
+
+
+@cli.command()
 @_config_option
 @click.option("--report", "report_name", default="disk-report", show_default=True, help="The report to publish daily.")
 @click.option("--at", default="05:30", show_default=True, help="When, in local time.")
 @click.option("--every", type=int, default=5, show_default=True, help="Minutes between two collections.")
-@click.option("-p", "parameters", multiple=True, metavar="NAME=VALUE", help="A parameter of the report.")
+@click.option("-p", "given", multiple=True, metavar="NAME=VALUE", help="A parameter of the report.")
 @click.option("--cron/--systemd", "cron", default=None, help="Which timers; default: systemd where it runs.")
 @click.option("--install", is_flag=True, help="Write them and start them. Without it nothing is written.")
 @click.option("--remove", is_flag=True, help="Stop and remove them.")
@@ -308,7 +343,7 @@ def schedule(
     report_name: str,
     at: str,
     every: int,
-    parameters: tuple[str, ...],
+    given: tuple[str, ...],
     cron: bool | None,
     install: bool,
     remove: bool,
@@ -320,20 +355,21 @@ def schedule(
     from datetime import UTC, datetime
 
     from runbooks_lib import config
+    from runbooks_lib.reports import parameters, run
     from runbooks_lib.reports import schedule as timers
-    from runbooks_lib.reports.run import check_parameters
 
     if install and remove:
         raise UsageError("--install and --remove together", true_now="nothing was done", next="give one of them")
     loaded = config.load(config_path)
-    check_parameters(report_name, parameters)
+    found = run.find(report_name)
+    parameters.check(found.parameters, parameters.assignments(given), report=found.name)
     planned = timers.plan(
         loaded,
         now=datetime.now(UTC),
-        report=report_name,
+        report=found.name,
         at=at,
         every_minutes=every,
-        arguments=[word for each in parameters for word in ("-p", each)],
+        arguments=[word for each in given for word in ("-p", each)],
         kind=None if cron is None else "cron" if cron else "systemd",
     )
     if remove:

@@ -15,7 +15,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Literal
 
@@ -169,6 +169,18 @@ def expectations(outputs: Path) -> dict[str, Expectation]:
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
+
+
+def is_due(outputs: Path, report: str, *, now: datetime | None = None) -> bool:
+    """Whether a report should run now: it is expected, and no run that counts was started since it was last due.
+
+    A report that nobody expects is always due.
+    """
+    # Imported here: the index reads the expectations of this module.
+    from runbooks_lib.reports.index import last_started
+
+    expected = expectations(outputs).get(report)
+    return expected is None or expected.due(last_started(outputs, report), now or datetime.now(UTC))
 
 
 # -- systemd -----------------------------------------------------------------------------------------------------------
