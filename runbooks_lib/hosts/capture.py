@@ -65,11 +65,12 @@ class Stream:
 class Capture:
     """Both streams of one run, its exit status or signal, and whether there was too much."""
 
-    def __init__(self, nonce: bytes, limit_bytes: int, end_marker: bytes | None = None) -> None:
+    def __init__(self, nonce: bytes, limit_bytes: int, end_marker: bytes | None = None, notes_bytes: int = 0) -> None:
         self.nonce = nonce
         self.stdout = Stream(nonce + b" begin", nonce + b" end ")
         self.stderr = Stream(nonce + b" begin", nonce + b" end")
         self.limit_bytes = limit_bytes
+        self._notes_bytes = notes_bytes  # of the wrapper's own among the output
         self.over = False  # more than the limit: nothing further is kept
         self.closed = False  # the channel or process is gone
         self.shell_status: int | None = None  # what the host says of the shell itself
@@ -192,7 +193,7 @@ class Capture:
         self._marker_seen = len(data)
 
     def _after_feeding(self) -> None:
-        if self._size(self.stdout) + self._size(self.stderr) > self.limit_bytes:
+        if self._size(self.stdout) + self._size(self.stderr) > self.limit_bytes + self._notes_bytes:
             self.over = True
         if self._watched or self.ended:
             self._event.set()

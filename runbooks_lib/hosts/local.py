@@ -61,7 +61,7 @@ class LocalHost:
         """As `Host.run` says."""
         started, begin = datetime.now(UTC), time.monotonic()
         wrapped = wrap(script.text, input)
-        capture = Capture(wrapped.nonce, output_limit_bytes, script.end_marker)
+        capture = Capture(wrapped.nonce, output_limit_bytes, script.end_marker, wrapped.notes_bytes)
         asked = Asked(password_command, secret(self._sudo_password)) if script.root and self._sudo_password else None
         command = asked.command if asked else ROOT_COMMAND if script.root else COMMAND
         process = _Process(command, wrapped, capture, asked, self._name)
@@ -238,7 +238,7 @@ class _Process:
         if self._to_send or not self._stages:
             return
         sign, data = self._stages[0]
-        seen = self._capture.begun if sign == "begun" else self._capture.stderr.hold(self._wrapped.nonce + b" fed\n")
+        seen = self._capture.begun if sign == "begun" else self._capture.stderr.hold(self._wrapped.fed)
         if seen:
             self._stages.pop(0)
             self._to_send = memoryview(data)

@@ -99,7 +99,7 @@ class SshHost:
             connection, fresh = self._connected(end)
             connected += time.monotonic() - before if fresh else 0.0
             wrapped = wrap(script.text, input)
-            capture = Capture(wrapped.nonce, output_limit_bytes, script.end_marker)
+            capture = Capture(wrapped.nonce, output_limit_bytes, script.end_marker, wrapped.notes_bytes)
             try:
                 self._execute(connection, fresh, script, wrapped, capture, end, deadline_seconds)
             except _Lost as lost:
@@ -202,10 +202,9 @@ class SshHost:
                 channel.close()
 
     def _send_raw(self, channel: paramiko.Channel, wrapped: Wrapped, capture: Capture, end: float) -> bool:
-        fed = wrapped.nonce + b" fed\n"
         if not capture.wait(end - time.monotonic(), lambda: capture.begun):
             return False
-        taken = lambda: capture.stderr.hold(fed)  # noqa: E731
+        taken = lambda: capture.stderr.hold(wrapped.fed)  # noqa: E731
         if not send(channel, wrapped.raw_input or b"", capture, end, stop=taken):
             return False
         if not capture.wait(end - time.monotonic(), taken):

@@ -51,7 +51,7 @@ _SMALL_INPUT = _GUARD + "printf %s "  # the quoted input follows
 # `head` fails with a broken pipe when the script reads no more, which is its right; without `head` nothing may go on.
 _RAW_INPUT = (
     "{ trap '' PIPE; head -c @L@; case $? in\n"
-    "0) printf '%s fed\\n' @N@ >&4; read -r _rb_x || kill -9 -\"$_rb_g\";; 12[67]) kill -9 -\"$_rb_g\";; esac\n"
+    '0) printf \'%s fed\\n\' @N@ >&4; read -r _rb_x || kill -9 -"$_rb_g";; 12[67]) kill -9 -"$_rb_g";; esac\n'
     + _GUARD
     + "} <&3 | "
 )
@@ -70,6 +70,16 @@ class Wrapped:
     nonce: bytes
     program: bytes
     raw_input: bytes | None
+
+    @property
+    def fed(self) -> bytes:
+        """The line on stderr that says that raw input has been taken."""
+        return self.nonce + b" fed\n"
+
+    @property
+    def notes_bytes(self) -> int:
+        """How much of the output is the wrapper's own word."""
+        return 0 if self.raw_input is None else len(self.fed)
 
 
 def wrap(text: str, input: bytes) -> Wrapped:

@@ -132,7 +132,7 @@ def test_both_streams_and_the_status_come_back_exactly(shell):
 @pytest.mark.parametrize(
     ("text", "out"),
     [
-        ("echo \"it's $# args\" 'and \"quotes\"' \\\\", b"it's 0 args and \"quotes\" \\\n"),
+        ('echo "it\'s $# args" \'and "quotes"\' \\\\', b'it\'s 0 args and "quotes" \\\n'),
         ("cat <<'END'\n$HOME `x` 'y'\nEND\n", b"$HOME `x` 'y'\n"),
         ("# a comment without newline at the end", b""),
         ("if true\nthen echo yes; fi\n\n", b"yes\n"),
@@ -146,7 +146,7 @@ def test_the_script_is_read_as_it_is_written(shell, text, out):
 
 @ALL_SHELLS
 def test_a_syntax_error_is_a_status_and_not_a_lost_run(shell):
-    out, err, status = run(shell, "echo before\nif then fi (")
+    _, err, status = run(shell, "echo before\nif then fi (")
     assert status == 2
     assert err
     assert b"RB" not in err.split(b":")[0]
@@ -155,7 +155,7 @@ def test_a_syntax_error_is_a_status_and_not_a_lost_run(shell):
 @ALL_SHELLS
 def test_a_script_killed_by_a_signal_prints_nothing_of_itself(shell):
     text = "printf out; kill -9 $(sh -c 'echo $PPID')"
-    out, err, status = run(shell, text, b"secret-in-the-input\n")
+    _, err, status = run(shell, text, b"secret-in-the-input\n")
     assert status == 137
     assert b"secret" not in err
 
@@ -171,7 +171,7 @@ def test_a_script_need_not_read_its_input(shell):
 
 
 @ALL_SHELLS
-def test_a_daemon_that_the_script_leaves_behind_lives_on(shell, tmp_path):
+def test_a_daemon_that_the_script_leaves_behind_lives_on(shell):
     started = Run(shell, wrap("sleep 30 >/dev/null 2>&1 </dev/null & echo $!", b""))
     pid = int(started.finish()[0])
     time.sleep(0.2)
