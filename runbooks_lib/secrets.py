@@ -24,7 +24,6 @@ import stat
 import struct
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import overload
 from urllib.parse import quote, quote_plus
@@ -35,6 +34,7 @@ MASK = "***"
 # Masking "ab" everywhere would tear holes into ordinary words and still be guessable from them.
 SHORTEST = 4
 LARGEST_FILE_BYTES = 65_536
+_TELLING_SECONDS = 10.0  # a listener that does not answer is taken for dead
 _LONG_LINE = 8  # of a secret of several lines (a key file), lines from this length are masked alone too
 
 _REFERENCE = re.compile(r"(env):([A-Za-z_][A-Za-z0-9_]*)|(file):(.+)", re.DOTALL)
@@ -55,6 +55,8 @@ PATTERNS: Mapping[str, re.Pattern[str]] = {
     "authorization": re.compile(r"(?i)\bauthorization['\"]?\s*[:=]\s*['\"]?(?:bearer|basic|token)\s+([^\s'\"*]{4,})"),
 }
 
+_LENGTH = struct.Struct("!I")
+
 _lock = threading.RLock()
 _values: dict[str, tuple[str, ...]] = {}
 _listeners: list[Callable[[str], None]] = []
@@ -70,7 +72,7 @@ def is_reference(text: str) -> bool:
 
 
 def names_a_secret(name: str) -> bool:
-    """Whether a parameter or variable of this name would hold a secret itself: `db_password`, but not `password_file`."""
+    """Whether a parameter or variable of this name would hold a secret: `db_password`, but not `password_file`."""
     return _SECRET_NAME.search(name) is not None and _NAMES_A_PLACE.search(name) is None
 
 
@@ -211,14 +213,18 @@ def configure(patterns: Iterable[str] | Mapping[str, re.Pattern[str]]) -> None:
 
 
 @overload
-def redact(text: str) -> str: ...
+def redact(text: str, *, patterns: bool = True) -> str: ...
 @overload
-def redact(text: bytes) -> bytes: ...
-def redact(text: str | bytes) -> str | bytes:
-    """The text with every registered value, in any form that is known, and every pattern's match replaced by `***`."""
+def redact(text: bytes, *, patterns: bool = True) -> bytes: ...
+def redact(text: str | bytes, *, patterns: bool = True) -> str | bytes:
+    """The text with every registered value, in any form that is known, and every pattern's match replaced by `***`.
+
+    `patterns=False` masks registered values only.
+    """
     if isinstance(text, bytes):
         # Latin-1 keeps every byte, but a secret beyond ASCII is UTF-8 there: surrogateescape reads both right.
-        return redact(text.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
+        decoded = text.decode("utf-8", "surrogateescape")
+        return redact(decoded, patterns=patterns).encode("utf-8", "surrogateescape")
     with _lock:
         known = list(_values.values())
     spans = [
@@ -229,7 +235,7 @@ def redact(text: str | bytes) -> str | bytes:
         if form in text
         for match in re.finditer(f"(?={re.escape(form)})", text)
     ]
-    for pattern in _patterns:
+    for pattern in _patterns if patterns else ():
         spans.extend(match.span(match.lastindex or 0) for match in pattern.finditer(text))
     return _masked(text, spans) if spans else text
 
@@ -296,11 +302,6 @@ def _base64_forms(data: bytes) -> set[str]:
     return forms | {padded, quote(padded, safe="")}
 
 
-@lru_cache(maxsize=1)
-def _header() -> struct.Struct:
-    return struct.Struct("!I")
-
-
 # -- from process to process -------------------------------------------------------------------------------------------
 
 
@@ -310,12 +311,16 @@ def send_to(channel: socket.socket) -> None:
     A dead listener is dropped: it can write nothing any more. The socket is then this module's own.
     """
     turn = threading.Lock()
+    channel.settimeout(_TELLING_SECONDS)
+    owner = os.getpid()
 
     def tell(value: str) -> None:
+        if os.getpid() != owner:
+            return  # a forked child shares the socket: two writers would garble it
         data = value.encode("utf-8", "surrogatepass")
         with turn:
             try:
-                channel.sendall(_header().pack(len(data)) + data)
+                channel.sendall(_LENGTH.pack(len(data)) + data)
                 alive = channel.recv(1) == b"k"
             except OSError:
                 alive = False
@@ -334,8 +339,8 @@ def send_to(channel: socket.socket) -> None:
 def receive_from(channel: socket.socket) -> None:
     """Register what a process tells with `send_to`, and acknowledge each value. Returns when the other end closes."""
     with channel, channel.makefile("rb") as stream:
-        while len(head := stream.read(_header().size)) == _header().size:
-            (length,) = _header().unpack(head)
+        while len(head := stream.read(_LENGTH.size)) == _LENGTH.size:
+            (length,) = _LENGTH.unpack(head)
             value = stream.read(length)
             if len(value) < length:
                 return
