@@ -2,7 +2,7 @@
 PYTHON ?=
 BIN = .venv/bin
 
-.PHONY: help setup demo test lab-test check format lock bench clean
+.PHONY: help setup demo test lab-test check format docs bench bench-forecast lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' Makefile | expand -t 20
@@ -24,6 +24,15 @@ check: setup ## style, types, floors of the house
 
 format: setup ## rewrite the sources in the house's style
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+docs: setup ## docs/commands.md anew from the commands' help
+	@$(BIN)/python docs/commands.py > docs/commands.md
+
+bench: setup ## every benchmark; see docs/benchmarks.md for what each needs
+	@for each in history report forecast collect; do $(BIN)/python -m benchmarks.$$each; done
+
+bench-forecast: setup ## the forecast's accuracy on growth curves: make bench-forecast DATA=directory
+	@$(BIN)/python -m benchmarks.forecast $(if $(DATA),--data $(DATA))
 
 lock: ## requirements.txt anew from pyproject.toml (needs uv)
 	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --custom-compile-command "make lock" -o requirements.txt

@@ -1,6 +1,7 @@
 """The documents say what is there: every verb, every key, every link, and the examples are read by the real code."""
 
 import re
+import runpy
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +28,11 @@ def verbs(group: click.Group = cli, before: str = "runbook") -> Iterator[tuple[s
 @pytest.mark.parametrize("verb", [verb for verb, _ in verbs()])
 def test_every_verb_stands_in_the_documents(verb: str) -> None:
     assert verb in EVERYTHING
+
+
+def test_the_page_of_all_commands_is_up_to_date() -> None:
+    made = runpy.run_path(str(ROOT / "docs/commands.py"))["text"]()
+    assert (ROOT / "docs/commands.md").read_text(encoding="utf-8") == made, "call `make docs`"
 
 
 @pytest.mark.parametrize(("verb", "command"), list(verbs()), ids=[verb for verb, _ in verbs()])
