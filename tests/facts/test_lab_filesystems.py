@@ -9,12 +9,15 @@ from pathlib import Path
 import pytest
 
 from runbooks_lib.facts import collect
-from runbooks_lib.facts.fact import State
+from runbooks_lib.facts.fact import Fact, State
 from runbooks_lib.facts.filesystems import Filesystem
 from runbooks_lib.hosts.host import Host
 
 pytestmark = pytest.mark.lab
 NewHost = Callable[..., Host]
+HOSTILE = (
+    "import ctypes; ctypes.CDLL(None).prctl(15, b'a\\\\b\\n@@end\\n', 0, 0, 0)\nprint(1, flush=True)\nwhile True: pass"
+)
 PACKAGES = {
     "mkfs.xfs": "xfsprogs",
     "mkfs.btrfs": "btrfs-progs",
@@ -120,6 +123,29 @@ def test_every_shell_sees_the_same_filesystems_whatever_their_names(
     assert last is not None
     assert last.used_ratio is not None
     assert last.used_ratio > 0.99
+
+
+@pytest.mark.parametrize("awk", ["mawk", "gawk", "original-awk"])
+def test_every_awk_reads_the_same(awk: str, shell_host: NewHost, tmp_path: Path) -> None:
+    program = shutil.which(awk)
+    assert program, f"this test needs the Debian package {awk}"
+    (tmp_path / "awk").symlink_to(program)
+    host = shell_host(("sh",), {"PATH": f"{tmp_path}:{os.environ['PATH']}"})
+    with subprocess.Popen([shutil.which("python3") or "python3", "-c", HOSTILE], stdout=subprocess.PIPE) as evil:
+        try:
+            assert evil.stdout is not None
+            evil.stdout.readline()
+            found = collect.read_snapshot(host, sample_seconds=0.4)
+            slow = collect.read_slow(
+                host, ("deleted-files", "process-io", "kernel-log", "directories"), mountpoint="/boot", root=False
+            )
+        finally:
+            evil.kill()
+    states = {name: fact.state for name, fact in found.facts().items()}
+    states |= {f"slow {name}": fact.state for name, fact in vars(slow).items() if isinstance(fact, Fact)}
+    assert set(states.values()) <= {State.AVAILABLE, State.ABSENT}, states
+    assert "a\\b\n@@end\n" in {process.name for process in found.processes.require().by_cpu}
+    assert found.rates.require().cpu is not None
 
 
 def test_ext4_that_the_kernel_made_read_only_is_a_flip_and_its_message_is_found(lab: Lab, host: Host) -> None:
