@@ -1,0 +1,1 @@
+"""How fast the embedded history writes and reads, and how large it grows: `python -m benchmarks.history`."""
