@@ -16,7 +16,7 @@ from markupsafe import Markup
 from runbooks_lib.reports import disk_words
 
 STATE_WORDS = {
-    "crossed": ("■", "over threshold"),
+    "crossed": ("■", "crossed"),
     "act": ("▲", "begin now"),
     "watch": ("◆", "watch"),
     "cannot tell": ("?", "cannot tell"),

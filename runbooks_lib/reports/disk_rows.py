@@ -140,7 +140,8 @@ def _reserve(expected: Outlook) -> str:
 def _happened(event: Event, resource: str, today: date) -> str:
     when = words.day(event.day, today=today)
     if event.kind == "resize":
-        return f"resized on {when} from {words.amount(event.before, resource)} to {words.amount(event.after, resource)}"
+        before, after = words.amount(event.before, resource), words.amount(event.after, resource)
+        return f"resized on {when}, from {before} usable to {after}"
     if event.kind == "gap" and event.until is not None:
         return f"no data from {when} to {words.day(event.until, today=today)}"
     if event.kind == "step":
