@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from runbooks_lib.facts import metrics
+from runbooks_lib.facts.slow import SLOW_FACTS
 from runbooks_lib.facts.snapshot import Snapshot, parse_snapshot
 
 HERE = Path(__file__).parent
@@ -80,3 +82,14 @@ def test_parsing_one_answer_and_making_its_samples_costs_at_most_1_5_ms_of_cpu()
         parse_snapshot("h", stdout, nonce, started=began, duration_seconds=0.05).samples()
         costs.append(time.thread_time() - before)
     assert min(costs) <= 0.0015
+
+
+def test_every_fact_stands_in_its_document() -> None:
+    document = (HERE.parents[1] / "docs" / "facts.md").read_text()
+    facts = [name for name in snapshot().facts() if not name.startswith("pressure ")]
+    assert [name for name in (*facts, "pressure", *SLOW_FACTS) if f"`{name}`" not in document] == []
+
+
+def test_only_the_collector_knows_hosts() -> None:
+    for path in Path(metrics.__file__).parent.glob("*.py"):
+        assert ("runbooks_lib.hosts" in path.read_text()) == (path.name == "collect.py"), path
