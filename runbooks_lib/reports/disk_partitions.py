@@ -92,13 +92,14 @@ def read_host(
     return HostReading(tuple(partitions), tuple(unsaid), tuple(left_out), known)
 
 
-def worst_first(partition: Partition) -> tuple[int, bool, date, float, str, str]:
-    """A sort key: what is crossed, must begin, is watched, unknown, well; the listed ones first; then who must begin
-    first, and who is fullest."""
+def worst_first(partition: Partition) -> tuple[int, bool, bool, date, float, str, str]:
+    """A sort key: what is crossed, must begin, is watched, unknown, well; the listed ones first, made-up ones last; then
+    who must begin first, and who is fullest."""
     expected = partition.outlook
     return (
         _RANK[expected.state],
         not partition.settings.listed,
+        partition.example,
         expected.start_by or date.max,
         0.0 if math.isnan(partition.used_ratio) else -partition.used_ratio,
         expected.instance,

@@ -109,7 +109,7 @@ def _notes(partition: Partition, today: date) -> Iterable[str]:
     past, expected = partition.history, partition.outlook
     origins = words.listing([words.plain(origin) for origin in expected.origins]) or "unknown"
     device = f"{words.plain(past.device)}, {words.plain(past.fstype)}"
-    yield f"{_length(past)} of history ({origins}); {device}; {_reserve(expected)}."
+    yield f"{_length(past)} ({origins}); {device}; {_reserve(expected)}."
     if expected.confidence:
         yield words.sentence(expected.confidence)
     happened = [_happened(event, expected.resource, today) for event in expected.events]
@@ -121,19 +121,21 @@ def _notes(partition: Partition, today: date) -> Iterable[str]:
 def _length(past: FilesystemHistory) -> str:
     days, times = past.days, past.recent.times
     if not len(days):
-        return "Nothing"
+        return "No history"
+    if past.samples <= 1 or len(times) == 1:
+        return "One sample"
     if len(days) <= 2 and len(times):
-        return words.span(timedelta(seconds=int((times[-1] - times[0]) / np.timedelta64(1, "s"))))
+        return f"{words.span(timedelta(seconds=int((times[-1] - times[0]) / np.timedelta64(1, 's'))))} of history"
     length = int((days[-1] - days[0]) / np.timedelta64(1, "D")) + 1
     missing = length - len(days)
-    return words.count(length, "day") + (f", {missing} of them without data," if missing else "")
+    return f"{words.count(length, 'day')} of history" + (f", {missing} of them without data" if missing else "")
 
 
 def _reserve(expected: Outlook) -> str:
     if expected.resource == "inodes":
         return f"{words.amount(expected.size, 'inodes')} in all"
     kept = expected.size - expected.usable
-    reserve = f", of which {words.amount(kept)} are kept for root" if kept > 0 else ""
+    reserve = f", of which {words.amount(kept)} are reserved" if kept > 0 else ""
     return f"{words.amount(expected.size)} in all{reserve}"
 
 

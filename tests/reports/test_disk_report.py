@@ -217,6 +217,14 @@ def test_the_listed_partition_stands_before_another_of_the_same_state(tmp_path: 
     assert names == ["/zzz", "/aaa"]
 
 
+def test_measured_numbers_stand_before_made_up_ones_of_the_same_state(tmp_path: Path, history: SqliteHistory) -> None:
+    example_past.write(history, "example-host", now=NOW)
+    keep(history, "tc-db-01", filesystem("/", 3, time=NOW - timedelta(minutes=5)))
+    report = disk_report.prepare(inventory(tmp_path, "[hosts.example-host]\n[hosts.tc-db-01]\n"), now=NOW)
+    unknown = [entry.outlook.mountpoint for entry in report.partitions if entry.outlook.state == "cannot tell"]
+    assert unknown == ["/", "/example/new"]
+
+
 def test_charts_show_a_picture_with_alternative_text_for_each(
     tmp_path: Path, history: SqliteHistory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
