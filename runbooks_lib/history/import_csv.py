@@ -223,14 +223,14 @@ def _time(cell: str, zone: tzinfo | None) -> int:
     try:
         if _EPOCH.fullmatch(cell):
             seconds = float(cell)
-            return int(seconds / 1000 if seconds >= _MILLISECONDS_FROM else seconds)
+            return to_seconds(datetime.fromtimestamp(seconds / 1000 if seconds >= _MILLISECONDS_FROM else seconds, UTC))
         time = datetime.fromisoformat(cell)
         if time.tzinfo is None:
             if not _DATE.fullmatch(cell) and zone is None:
                 raise _Bad(f"a time without a zone: {cell[:40]!r}; add Z or +02:00, or name the file's zone")
             time = time.replace(tzinfo=UTC if zone is None else zone)
         return to_seconds(time)
-    except (ValueError, OverflowError, UsageError):
+    except (ValueError, OverflowError, OSError, UsageError):
         raise _Bad(f"not a time: {cell[:40]!r}") from None
 
 

@@ -9,9 +9,21 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from runbooks_lib.history import buckets as gathering
-from runbooks_lib.history import head, names, tiers
-from runbooks_lib.history.model import COLLECTED, DAY_SECONDS, HOUR_SECONDS, Floats, Ints
-from runbooks_lib.history.packing import Buckets
+from runbooks_lib.history import head, names, partitions, tiers
+from runbooks_lib.history.model import (
+    AVAIL_BYTES,
+    COLLECTED,
+    DAY_SECONDS,
+    FILES,
+    FREE_BYTES,
+    HOUR_SECONDS,
+    SIZE_BYTES,
+    USED_BYTES,
+    USED_FILES,
+    Floats,
+    Ints,
+)
+from runbooks_lib.history.packing import NO_BUCKETS, Buckets
 
 
 @dataclass(frozen=True)
@@ -112,6 +124,48 @@ class Reader:
         found = self.origins(series, start, end)
         times, _ = self.head(instance).samples(series, start, end)
         return [*found, (int(times[0]), COLLECTED)] if len(times) else found
+
+    def device_past(
+        self, instance: int, device: str, fstype: str, by_name: Mapping[str, Known], begin: int, until: int
+    ) -> partitions.DevicePast:
+        """What one device behind a mount point said, from the day of `begin` to `until`; `by_name` are its series."""
+
+        def daily(name: str) -> Buckets:
+            known = by_name.get(name)
+            return NO_BUCKETS if known is None else self.daily(instance, known.id, begin, until)
+
+        used, inodes = daily(USED_BYTES), daily(USED_FILES)
+        size, free, avail, files = daily(SIZE_BYTES), daily(FREE_BYTES), daily(AVAIL_BYTES), daily(FILES)
+        days = np.union1d(used.start, inodes.start)
+        last_time, count = np.zeros(len(days), dtype=np.int64), np.zeros(len(days), dtype=np.int64)
+        for buckets in (inodes, used):
+            at = np.searchsorted(days, buckets.start)
+            last_time[at] = np.maximum(last_time[at], buckets.last_time)
+            count[at] = np.maximum(count[at], buckets.count)
+        recent = by_name.get(USED_BYTES)
+        # Of a host that has been silent for long, the last that it said.
+        youngest = int(used.last_time[-1]) if len(used) else until
+        recent_begin = max(begin, youngest - partitions.RECENT_DAYS * DAY_SECONDS)
+        times, values = (
+            (np.empty(0, dtype=np.int64), np.empty(0))
+            if recent is None
+            else self.finest(instance, recent.id, recent_begin, until)
+        )
+        last_free, last_avail = (partitions.on_days(days, one.start, one.last) for one in (free, avail))
+        return partitions.DevicePast(
+            device,
+            fstype,
+            days,
+            last_time,
+            count,
+            partitions.on_days(days, used.start, used.maximum),
+            partitions.on_days(days, size.start, size.last),
+            last_free - last_avail,
+            partitions.on_days(days, inodes.start, inodes.maximum),
+            partitions.on_days(days, files.start, files.last),
+            times,
+            values,
+        )
 
     def _part_of_day(self, instance: int, series: int, end: int) -> Buckets:
         """The day that holds `end` up to it, as exactly as the finer tiers still know."""

@@ -27,8 +27,8 @@ from runbooks_lib.history.model import (
     USED_FILES,
     Collection,
     FilesystemHistory,
-    HistoryDamaged,
     Floats,
+    HistoryDamaged,
     Ints,
     Series,
     from_seconds,
@@ -85,7 +85,7 @@ class SqliteHistory:
 
     def prepare(self) -> None:
         """Make or open the file for writing now, so that a mistaken path is told before hosts are asked."""
-        with self._writing("the history cannot be written"):
+        with self.write_access("the history cannot be written"):
             pass
 
     # -- writing -------------------------------------------------------------------------------------------------------
@@ -111,7 +111,7 @@ class SqliteHistory:
     def record_failure(self, instance: str, time: datetime, state: str, message: str) -> None:
         """Keep that a host was not read: `state` is the HostError's kind, `message` what it said."""
         second = to_seconds(time)
-        with self._writing(f"that {instance} was not read ({state}) was not stored") as writer:
+        with self.write_access(f"that {instance} was not read ({state}) was not stored") as writer:
             writer.record_failure(instance, second, state, message)
 
     def import_samples(
@@ -149,31 +149,31 @@ class SqliteHistory:
     def import_arrays(
         self, per_instance: Mapping[str, writing.Arrays], *, origin: str, now: datetime | None = None
     ) -> writing.Imported:
-        """The same for arrays by host and key (`names.key`): times in seconds, ascending, and values."""
+        """The same for arrays by host and key (`names.key`): times in seconds, and values."""
         names.check_name(origin, "an origin")
         if origin == COLLECTED:
             raise UsageError(
                 "what is imported was not collected", next='name its origin, such as "imported from x.csv"'
             )
         at = to_seconds(now) if now is not None else int(clock.time())
-        latest = max(
-            (int(times[-1]) for arrays in per_instance.values() for times, _ in arrays.values() if len(times)),
-            default=0,
-        )
+        spans = [times for arrays in per_instance.values() for times, _ in arrays.values() if len(times)]
+        if any(int(times.min()) < 0 for times in spans):
+            raise UsageError(f"{origin}: a time before 1970, or none", true_now="nothing was imported")
+        latest = max((int(times.max()) for times in spans), default=0)
         if latest > at + _FUTURE_IMPORT_SECONDS:
             raise UsageError(
-                f"{origin}: a sample of {from_seconds(latest).isoformat()}, which is in the future",
+                f"{origin}: a sample from the future, {latest} seconds after 1970 (now: {at})",
                 true_now="nothing was imported",
-                next="are its times seconds since 1970 and not milliseconds, and is this machine's clock right?",
+                next="are its times seconds and not milliseconds, and is this machine's clock right?",
             )
-        with self._writing(f"{origin}: nothing was imported") as writer:
+        with self.write_access(f"{origin}: nothing was imported") as writer:
             return writer.import_arrays(per_instance, origin, now=at)
 
     def compact(self, now: datetime | None = None) -> compaction.Compacted:
         """Put finished days into blocks and drop what is too old. Cheap when there is nothing to do; may be stopped or
         killed anywhere, and called as often as one likes."""
         at = to_seconds(now) if now is not None else int(clock.time())
-        with self._writing("finished days were not compacted") as writer:
+        with self.write_access("finished days were not compacted") as writer:
             return compaction.compact(writer, keep=self._keep, now=at)
 
     # -- reading -------------------------------------------------------------------------------------------------------
@@ -194,7 +194,7 @@ class SqliteHistory:
         begin, until = 0 if start is None else to_seconds(start), _until(end)
         rest = {label: value for label, value in labels.items() if label != names.INSTANCE}
         found: list[Series] = []
-        with self._reading() as reader:
+        with self.read_access() as reader:
             for instance, number in reader.instances().items():
                 if labels.get(names.INSTANCE, instance) != instance:
                     continue
@@ -211,7 +211,7 @@ class SqliteHistory:
     def filesystems(self, instance: str | None = None) -> list[tuple[str, str]]:
         """Sorted (instance, mount point) of every partition that was ever seen."""
         found: set[tuple[str, str]] = set()
-        with self._reading() as reader:
+        with self.read_access() as reader:
             for name, number in reader.instances().items():
                 if instance in (None, name):
                     found.update(
@@ -227,7 +227,7 @@ class SqliteHistory:
         """One partition's past over the last `days` days before `end`, or None when there is none."""
         until = _until(end)
         begin = max(0, until - days * DAY_SECONDS)
-        with self._reading() as reader:
+        with self.read_access() as reader:
             number = reader.instances().get(instance)
             if number is None:
                 return None
@@ -250,12 +250,17 @@ class SqliteHistory:
 
     def instances(self) -> list[str]:
         """Sorted names of every host that was stored, imported or not reached."""
-        with self._reading() as reader:
+        with self.read_access() as reader:
             return list(reader.instances())
+
+    def metrics(self) -> list[str]:
+        """Sorted names of every metric that is kept."""
+        with self.read_access() as reader:
+            return [row[0] for row in reader.connection.execute("SELECT DISTINCT name FROM series ORDER BY name")]
 
     def last_collection(self, instance: str) -> Collection | None:
         """The attempt that was stored last, whatever the clock said then; None for a host that was never tried."""
-        with self._reading() as reader:
+        with self.read_access() as reader:
             row = reader.connection.execute(
                 "SELECT last_time, last_state, last_message FROM instance WHERE name = ?", (instance,)
             ).fetchone()
@@ -265,13 +270,13 @@ class SqliteHistory:
 
     def check(self) -> list[str]:
         """SQLite's integrity check over the whole file; an empty list when nothing is wrong."""
-        with self._reading() as reader:
+        with self.read_access() as reader:
             return database.integrity(reader.connection)
 
     def backup(self, target: str | os.PathLike[str]) -> None:
         """A consistent copy of the history, even while it is written. Raises UsageError when `target` exists."""
         path = Path(target)
-        with self._reading() as reader, told(path, "the copy was not made"):
+        with self.read_access() as reader, told(path, "the copy was not made"):
             try:
                 os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
             except FileExistsError as error:
@@ -312,7 +317,7 @@ class SqliteHistory:
         listed = ", ".join(names_of[:5]) + (f" and {len(names_of) - 5} more" if len(names_of) > 5 else "")
         error: BaseException | None = RunbookError("the storing thread was stopped; the snapshot was not stored")
         try:
-            with self._writing(f"the snapshot of {listed} was not stored") as writer:
+            with self.write_access(f"the snapshot of {listed} was not stored") as writer:
                 writer.store_snapshots([waiting.snapshot for waiting in batch])
             error = None
         except RunbookError as failed:
@@ -322,7 +327,8 @@ class SqliteHistory:
                 waiting.done, waiting.error = True, error
 
     @contextmanager
-    def _writing(self, what: str) -> Iterator[writing.Writer]:
+    def write_access(self, what: str) -> Iterator[writing.Writer]:
+        """The open file's writer, for the other modules of this room; `what` was not done when it fails."""
         with self._lock, self._told(what):
             self._still_the_same_file()
             if self._writer is None:
@@ -331,7 +337,8 @@ class SqliteHistory:
             yield self._writer
 
     @contextmanager
-    def _reading(self) -> Iterator[Reader]:
+    def read_access(self) -> Iterator[Reader]:
+        """The open file's reader inside one read transaction, for the other modules of this room."""
         with self._lock, self._told("the history could not be read"):
             self._still_the_same_file()
             if self._reader is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -40,12 +41,17 @@ def test_a_full_disk_is_told_and_loses_nothing(
         history.store_snapshot("db-01", noon, disk(noon, 0))
         stored += 1
         ballast.write_bytes(b"x" * 1_500_000)
-        with pytest.raises(HistoryError) as caught:
+
+        def fill() -> None:
+            nonlocal stored
             for step in range(1, 100_000):
                 time = noon + timedelta(minutes=5 * step)
                 samples = [sample for n in range(20) for sample in disk(time, step * 1e6, mountpoint=f"/srv/{n}")]
                 history.store_snapshot("db-01", time, samples)
                 stored += 1
+
+        with pytest.raises(HistoryError) as caught:
+            fill()
         assert "the disk is full" in caught.value.what
         assert str(path) in str(caught.value)
         assert "unharmed" in caught.value.true_now
@@ -68,10 +74,10 @@ def test_a_full_disk_is_told_and_loses_nothing(
 
 def test_a_history_cannot_begin_on_a_full_disk_and_leaves_nothing(small_disk: Path, noon: datetime) -> None:
     ballast = small_disk / "ballast"
-    with ballast.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
+    with ballast.open("wb", buffering=0) as file, suppress(OSError):
         while True:
             file.write(b"x" * 4096)
-    with pytest.raises(HistoryError, match="full|No space"):
+    with pytest.raises(HistoryError, match=r"full|No space"):
         SqliteHistory(small_disk / "h.sqlite").store_snapshot("db-01", noon, [Sample("node_load1", 1, noon)])
     assert [file.name for file in small_disk.iterdir()] == ["ballast"]
     ballast.unlink()

@@ -98,7 +98,7 @@ def test_what_is_not_a_number_is_in_no_bucket() -> None:
     [
         lambda blob: blob[:-1],
         lambda blob: blob[:3],
-        lambda blob: b"",
+        lambda blob: blob[:0],
         lambda blob: bytes([blob[0], blob[1] ^ 4]) + blob[2:6] + zlib.compress(b"x" * 64),
         lambda blob: blob[:2] + bytes([blob[2] + 1]) + blob[3:],
         lambda blob: blob[:12] + bytes([blob[12] ^ 0xFF]) + blob[13:],

@@ -79,10 +79,10 @@ def ask(url: str, **options: object) -> list[object]:
     ],
 )
 def test_a_wrong_answer_is_told(status: int, body: bytes, said: str) -> None:
-    with serving(lambda handler, _: reply(handler, status, body)) as url:
-        with pytest.raises(HistoryError, match=said) as caught:
-            ask(url)
-        assert caught.value.where == url
+    with serving(lambda handler, _: reply(handler, status, body)) as url, pytest.raises(HistoryError) as caught:
+        ask(url)
+    assert said in caught.value.what
+    assert caught.value.where == url
 
 
 def test_a_redirect_is_not_followed_with_the_secret(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,9 +93,11 @@ def test_a_redirect_is_not_followed_with_the_secret(monkeypatch: pytest.MonkeyPa
         elsewhere.append(handler.headers.get("Authorization"))
         reply(handler, 200, OK)
 
-    with serving(thief) as other, serving(lambda handler, _: reply(handler, 302, b"", Location=other)) as url:
-        with pytest.raises(HistoryError, match="HTTP 302"):
-            ask(url, token="env:TOKEN")
+    def away(handler: http.server.BaseHTTPRequestHandler, _: bytes) -> None:
+        reply(handler, 302, b"", Location=other)
+
+    with serving(thief) as other, serving(away) as url, pytest.raises(HistoryError, match="HTTP 302"):
+        ask(url, token="env:TOKEN")
     assert elsewhere == []
 
 
@@ -114,7 +116,7 @@ def test_a_server_that_drips_does_not_hold_us_for_ever() -> None:
 
     with serving(drip) as url:
         started = time.monotonic()
-        with pytest.raises(HistoryError, match="no answer within 0.5 s"):
+        with pytest.raises(HistoryError, match=r"no answer within 0\.5 s"):
             ask(url, timeout_seconds=0.5)
         assert time.monotonic() - started < 3
         stop.set()
