@@ -271,12 +271,14 @@ def read_only_flip(mount: Mount, entry: FstabEntry | None) -> str:
     return ""
 
 
-def with_errors(filesystems: Filesystems, errors: Mapping[str, int]) -> Filesystems:
-    """Add the ext4 error counts (device's short name to count) to the rows' `detail`."""
+def with_errors(filesystems: Filesystems, errors: Mapping[str, int], names: Mapping[str, str]) -> Filesystems:
+    """Add the ext4 error counts (the kernel's device name to count) to the rows' `detail`. `names` gives the kernel's
+    name for major:minor: a mount of `/dev/mapper/vg-lv` is counted under `dm-0`."""
     if not any(errors.values()):
         return filesystems
     rows = []
     for row in filesystems.rows:
-        count = errors.get(row.device.rpartition("/")[2], 0) if row.fstype.startswith("ext") else 0
+        name = names.get(row.device_number, row.device.rpartition("/")[2])
+        count = errors.get(name, 0) if row.fstype.startswith("ext") else 0
         rows.append(replace(row, detail=f"{count} ext4 errors recorded: run fsck") if count else row)
     return Filesystems(tuple(rows), filesystems.left_out)

@@ -151,10 +151,10 @@ def parse_snapshot(
     stalls = {name: answer.fact(pressure.parse, f"/proc/pressure/{name}") for name in ("cpu", "memory", "io")}
     errors = _error_counts(sections)
     table = answer.fact(mounts.parse, "mountinfo")
-    places = _filesystems(answer, table, errors)
     devices = answer.fact(
         lambda partitions, tree: blocks.parse(partitions, tree, sections), "/proc/partitions", "block-tree"
     )
+    places = _filesystems(answer, table, errors, devices)
     snapshot = Snapshot(
         host=host,
         time=_time_of_reading(sent, received, uptime.value, end),
@@ -250,7 +250,10 @@ def _identity(answer: Answer) -> Fact[identity.Identity]:
 
 
 def _filesystems(
-    answer: Answer, table: Fact[mounts.MountTable], errors: Fact[kernel_log.ErrorCounts]
+    answer: Answer,
+    table: Fact[mounts.MountTable],
+    errors: Fact[kernel_log.ErrorCounts],
+    devices: Fact[tuple[blocks.BlockDevice, ...]],
 ) -> Fact[filesystems.Filesystems]:
     if table.value is None:
         return Fact(table.state, None, table.detail)
@@ -274,7 +277,8 @@ def _filesystems(
     except (ValueError, LookupError) as error:
         return Fact(State.UNREADABLE, None, str(error))
     if errors.value is not None:
-        found = filesystems.with_errors(found, errors.value.ext4)
+        kernel_names = {device.device_number: device.name for device in devices.value or ()}
+        found = filesystems.with_errors(found, errors.value.ext4, kernel_names)
     return available(found, f"{found.left_out} mounts were left out" if found.left_out else "")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import selectors
 import signal
@@ -48,8 +49,9 @@ class ShellHost:
         assert child.stdout is not None
         out = b""
         with child, selectors.DefaultSelector() as selector:
-            child.stdin.write(input)
-            child.stdin.close()
+            with contextlib.suppress(BrokenPipeError):
+                child.stdin.write(input)
+                child.stdin.close()
             child.stdin = None
             selector.register(child.stdout, selectors.EVENT_READ)
             while script.end_marker is None or script.end_marker not in out:

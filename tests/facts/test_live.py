@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -15,7 +16,7 @@ from runbooks_lib.errors import UsageError
 from runbooks_lib.facts import collect
 from runbooks_lib.facts.answer import new_nonce
 from runbooks_lib.facts.fact import State
-from runbooks_lib.hosts.host import Host
+from runbooks_lib.hosts.host import Host, Result, RootRefused, Script
 from runbooks_lib.hosts.recorded import RecordedHost
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the scripts read Linux's /proc")
@@ -244,3 +245,31 @@ def test_a_recording_is_played_with_the_nonce_it_was_made_with(host: Host, tmp_p
     assert [(s.name, s.labels, s.value) for s in played.samples()] == [
         (s.name, s.labels, s.value) for s in recorded.samples()
     ]
+
+
+class RefusesRoot:
+    """The local host under a user whom sudo refuses."""
+
+    name = "localhost"
+
+    def __init__(self, inner: Host, always: bool = False) -> None:
+        self.inner, self.always, self.asked = inner, always, list[bool]()
+
+    def run(self, script: Script, **options: Any) -> Result:
+        self.asked.append(script.root)
+        if script.root or self.always:
+            raise RootRefused(self.name, "sudo: a password is required")
+        return self.inner.run(script, **options)
+
+    def close(self) -> None:
+        pass
+
+
+def test_where_sudo_is_refused_the_slow_facts_are_asked_again_without_it(host: Host) -> None:
+    refusing = RefusesRoot(host)
+    found = collect.read_slow(refusing, ("process-io",))
+    assert refusing.asked == [True, False]
+    assert found.process_io is not None
+    assert found.process_io.state in (State.AVAILABLE, State.ABSENT)
+    with pytest.raises(RootRefused):
+        collect.read_slow(RefusesRoot(host, always=True), ("process-io",))

@@ -93,3 +93,17 @@ def test_every_fact_stands_in_its_document() -> None:
 def test_only_the_collector_knows_hosts() -> None:
     for path in Path(metrics.__file__).parent.glob("*.py"):
         assert ("runbooks_lib.hosts" in path.read_text()) == (path.name == "collect.py"), path
+
+
+def test_ext4_errors_on_a_logical_volume_are_found_under_its_kernel_name() -> None:
+    stdout, nonce = case("debian-12-bash")
+    text = stdout.decode()
+    text = text.replace(" - ext4 /dev/vda ", " - ext4 /dev/mapper/vg0-root ").replace(
+        "errors_count\n0", "errors_count\n7"
+    )
+    found = parse_snapshot(
+        "h", text.encode(), nonce, started=datetime(2026, 11, 23, 22, tzinfo=UTC), duration_seconds=0.05
+    )
+    row = found.filesystems.require().at("/")
+    assert row is not None
+    assert row.detail == "7 ext4 errors recorded: run fsck"
