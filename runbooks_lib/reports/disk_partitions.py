@@ -93,8 +93,8 @@ def read_host(
 
 
 def worst_first(partition: Partition) -> tuple[int, bool, bool, date, float, str, str]:
-    """A sort key: what is crossed, must begin, is watched, unknown, well; listed ones first, made-up ones last; then who
-    must begin first, and who is fullest."""
+    """A sort key: crossed, to begin, watched, unknown, well; listed ones first and made-up ones last; then who must
+    begin first, and who is fullest."""
     expected = partition.outlook
     return (
         _RANK[expected.state],
