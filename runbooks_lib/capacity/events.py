@@ -101,7 +101,8 @@ def steps(days: Days, used: Floats, *, at_least: float) -> list[Event]:
 
 def clean_ups(days: Days, used: Floats) -> Event | None:
     """The habit of being cleaned up: at least three drops of a quarter of the range each, at distances that are alike
-    (the longest at most three times the median); else None. Monthly and weekly jobs are found, one-off deletions are not.
+    (the longest at most three times the median); else None. Monthly and weekly jobs are found, one-off deletions are
+    not.
     """
     starts, ends = _drops(used)
     if len(used) < 14 or len(starts) < _FEWEST_CLEAN_UPS:
@@ -115,8 +116,9 @@ def clean_ups(days: Days, used: Floats) -> Event | None:
 
 
 def _drops(used: Floats) -> tuple[Places, Places]:
-    """Where the large drops of the record begin and end. A clean-up may take two days as seen in daily maxima, so each is
-    measured down to its foot; the range of a disk that also grows is mostly growth, so the largest drop counts as well.
+    """Where the large drops of the record begin and end. A clean-up may take two days as seen in daily maxima, so
+    each is measured down to its foot; the range of a disk that also grows is mostly growth, so the largest drop
+    counts as well.
     """
     falling = np.diff(used) < 0
     edges = np.flatnonzero(np.diff(np.concatenate([[False], falling, [False]]).astype(np.int8)))
@@ -128,10 +130,13 @@ def _drops(used: Floats) -> tuple[Places, Places]:
 
 
 def crests(used: Floats) -> Floats:
-    """The line through the highest points before each large drop, from the last of them on held or raised by what is used
-    now: where clean-ups are a habit, this is what must fit, and between them the present level says little about it.
+    """The line through the highest points before each large drop, from the last of them on held or raised by what is
+    used now: where clean-ups are a habit, this is what must fit, and between them the present level says little about
+    it.
     """
     starts, _ = _drops(used)
+    if not len(starts):
+        return used
     line = np.interp(np.arange(len(used)), starts, used[starts])
     since = starts[-1]
     line[since:] = np.maximum.accumulate(np.maximum(used[since:], used[since]))

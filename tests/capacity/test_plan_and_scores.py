@@ -1,0 +1,81 @@
+"""What an amount buys, and whether what was said came true."""
+
+from __future__ import annotations
+
+from datetime import date, timedelta
+
+import numpy as np
+import pytest
+
+from runbooks_lib.capacity import CannotTellError, Said, forecast, needed_bytes, purchases, score_due
+from runbooks_lib.errors import UsageError
+
+GIB = float(2**30)
+
+
+def grown(horizon_days: int = 365):  # type: ignore[no-untyped-def]
+    values = 60 * GIB + np.cumsum(np.random.default_rng(0).gamma(2, 0.05 * GIB, 365))
+    times = np.datetime64("2026-01-01") + np.arange(365)
+    return forecast(times, values, horizon_days=horizon_days)
+
+
+def test_the_needed_amount_keeps_the_risk_and_not_a_byte_more() -> None:
+    told = grown()
+    for risk in (0.01, 0.05, 0.2):
+        added = needed_bytes(told, 100 * GIB, within_days=365, risk=risk)
+        assert added > 0
+        assert told.probability_reached(100 * GIB + added, 365) <= risk
+        assert told.probability_reached((100 * GIB + added) * 0.999, 365) >= risk - 1 / len(told.paths)
+
+
+def test_enough_room_needs_nothing() -> None:
+    assert needed_bytes(grown(), 10_000 * GIB, within_days=365) == 0.0
+
+
+def test_more_space_buys_more_days_and_costs_more() -> None:
+    nothing, ten, fifty, hundred = purchases(grown(), 110 * GIB, within_days=365, price_per_gib=0.1)
+    assert nothing.days_gained == 0
+    assert nothing.days_10 <= ten.days_10 <= fifty.days_10 <= hundred.days_10
+    assert nothing.probability_passed >= ten.probability_passed >= fifty.probability_passed
+    assert [row.price for row in (nothing, ten, fifty, hundred)] == pytest.approx([0.0, 1.0, 5.0, 10.0])
+
+
+def test_wrong_questions_are_refused() -> None:
+    with pytest.raises(UsageError, match="risk"):
+        needed_bytes(grown(), GIB, within_days=365, risk=5)
+    with pytest.raises(UsageError, match="outside this forecast"):
+        needed_bytes(grown(90), GIB, within_days=365)
+    with pytest.raises(CannotTellError):
+        needed_bytes(forecast([], []), GIB, within_days=30)
+
+
+MADE = date(2026, 10, 1)
+
+
+def said(probability: float, *, due_days: int = 7, low: float = 10, high: float = 20, level: float = 30) -> Said:
+    due = MADE + timedelta(days=due_days)
+    return Said("tc-db-01", "/srv/db", "bytes", MADE, due, low, 15, high, level, probability)
+
+
+def test_statements_are_scored_when_they_are_due() -> None:
+    truths = {7: (35.0, 18.0), 8: (25.0, 25.0), 9: None}
+
+    def observed(instance: str, mountpoint: str, resource: str, first: date, last: date) -> tuple[float, float] | None:
+        assert (instance, mountpoint, resource, first) == ("tc-db-01", "/srv/db", "bytes", MADE + timedelta(days=1))
+        return truths[(last - MADE).days]
+
+    statements = [said(0.3), said(0.3, due_days=8), said(0.9, due_days=9), said(0.5, due_days=90)]
+    running = score_due(statements, observed, today=date(2026, 11, 1))
+    assert (running.bands, running.cover80) == (2, 0.5)
+    assert running.chances == 2
+    assert running.brier == pytest.approx((0.7**2 + 0.3**2) / 2)
+    assert running.brier_base == pytest.approx(0.25)
+    assert (running.waiting, running.unknown) == (1, 1)
+    assert "Of 2 times we said 20-40 %, 1 came true." in running.sentences()
+
+
+def test_nothing_due_says_nothing() -> None:
+    running = score_due([said(0.3)], lambda *_: (0.0, 0.0), today=MADE)
+    assert running.waiting == 1
+    assert np.isnan(running.cover80)
+    assert running.sentences() == []
