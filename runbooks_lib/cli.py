@@ -464,8 +464,10 @@ def main() -> None:
         cli.main(standalone_mode=False)
     except click.exceptions.Exit as stop:
         sys.exit(stop.exit_code)
-    except click.Abort:
-        click.echo("\nStopped. Nothing more was done.", err=True)
+    except (click.Abort, KeyboardInterrupt) as stop:
+        # click makes an Abort of Ctrl-C. A round over many hosts says who was not reached (pool.Interrupted).
+        why = str(stop.__cause__ or stop)
+        click.echo(f"\n{why[:1].upper()}{why[1:]}" if why else "\nStopped. Nothing more was done.", err=True)
         sys.exit(ExitCode.FAILED)
     except click.ClickException as error:
         error.show()
@@ -473,10 +475,6 @@ def main() -> None:
     except RunbookError as error:
         click.echo(str(error), err=True)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt as stop:
-        # A round over many hosts says which were not reached (pool.Interrupted).
-        click.echo(f"\n{str(stop).capitalize() or 'Stopped'}.", err=True)
-        sys.exit(ExitCode.FAILED)
     except BrokenPipeError:
         # `runbook … | head`: the reader has what it wanted. Python would complain again while flushing at exit.
         sys.stderr.close()
