@@ -1,0 +1,266 @@
+"""The machines of a lab: start one, find them, end what a crashed operator left."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from runbooks_lib.errors import RunbookError, UsageError
+from runbooks_lib.training.lab.image import Image, Say, ensure_image
+from runbooks_lib.training.lab.machine import Machine, write_ssh_files
+from runbooks_lib.training.lab.needs import (
+    RUN_PROGRAMS,
+    RUN_SPACE_BYTES,
+    acceleration,
+    require_memory,
+    require_programs,
+    require_space,
+)
+from runbooks_lib.training.lab.places import Places, places
+from runbooks_lib.training.lab.processes import ProcessId, process_id, this_process
+from runbooks_lib.training.lab.qemu import Start, command_line, disks_in, free_ports, make_overlay, spawn
+from runbooks_lib.training.lab.qmp import Qmp, QmpError
+from runbooks_lib.training.lab.records import Record, change_record, read_record, write_record
+from runbooks_lib.training.lab.roles import BUILD_SERVER, Prepared, ensure_prepared, role
+from runbooks_lib.training.lab.seed import USER, identity_files, make_key, write_seed
+
+MEMORY_MB = 1024
+_START_SECONDS = 20.0
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A left-over machine that was ended, or could not be."""
+
+    name: str
+    why: str
+    gone: bool
+
+
+def silent(_: str) -> None:
+    """Say nothing."""
+
+
+def up(
+    name: str,
+    *,
+    role_name: str = BUILD_SERVER.name,
+    filesystem: str = "ext4",
+    link: str | None = None,
+    memory_mb: int = MEMORY_MB,
+    held: bool = False,
+    save: bool = True,
+    where: Places | None = None,
+    say: Say = silent,
+) -> Machine:
+    """Start a machine and wait until its services answer.
+
+    `held`: it is to live no longer than this process (the next `list` ends it). `link` joins it with the other machine
+    that names the same link. `save` keeps its state for `reset`. Raises UsageError when the name is taken or the link
+    has two ends already, LabUnavailable when something is missing here, RunbookError when it does not come up (then it
+    is ended again).
+    """
+    where = where or places()
+    machine = Machine(where.machine(name))
+    wanted = role(role_name)
+    require_programs(RUN_PROGRAMS)
+    require_space(where.machines, RUN_SPACE_BYTES, "a practice machine")
+    image = ensure_image(where, say)
+    prepared = ensure_prepared(where, image, wanted, filesystem, say)
+    require_memory(memory_mb)
+    with _all_machines(where):
+        _refuse_taken(machine)
+        record = Record(
+            name=name,
+            role=wanted.name,
+            filesystem=filesystem,
+            image_key=image.key,
+            role_key=prepared.key,
+            acceleration=acceleration(),
+            memory_mb=memory_mb,
+            ports={},
+            link=_link_end(where, link),
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            owner=this_process(),
+        )
+        machine.directory.mkdir(mode=0o700)
+        write_record(machine.directory, record)
+        (where.root / "ssh_config").write_text(f'Include "{where.machines}/*/ssh_config"\n', encoding="utf-8")
+    try:
+        say(f"starting {name} ({wanted.name}, {filesystem}, {record.acceleration})")
+        begin = time.monotonic()
+        _start(where, machine, record, image, prepared, wanted.ports)
+        machine.wait_ready()
+        change_record(machine.directory, boot_seconds=round(time.monotonic() - begin, 2))
+        if save:
+            machine.save()
+        change_record(machine.directory, ready=True, owner=record.owner if held else None)
+    except BaseException:
+        machine.end()
+        raise
+    return machine
+
+
+@contextlib.contextmanager
+def held_machine(name: str, **options: object) -> Iterator[Machine]:
+    """A machine for the length of a `with` block. Options as for `up`."""
+    machine = up(name, held=True, **options)  # type: ignore[arg-type]
+    try:
+        yield machine
+    finally:
+        machine.end()
+
+
+def find(name: str, where: Places | None = None) -> Machine:
+    """The machine of that name. Raises UsageError when there is none."""
+    machine = Machine((where or places()).machine(name))
+    if read_record(machine.directory) is None:
+        raise UsageError("there is no such practice machine", where=name, next=f"runbook lab-host up {name}")
+    return machine
+
+
+def machines(where: Places | None = None) -> list[Machine]:
+    """All machines that have a record, by name."""
+    where = where or places()
+    found = [Machine(path) for path in sorted(where.machines.iterdir()) if path.is_dir()]
+    return [machine for machine in found if read_record(machine.directory) is not None]
+
+
+def end_left_overs(where: Places | None = None) -> list[Ended]:
+    """End the machines that nobody holds any more: their operator is gone, their qemu is gone, or their record is."""
+    where = where or places()
+    ended = []
+    with _all_machines(where):
+        for path in sorted(where.machines.iterdir()):
+            if not path.is_dir():
+                continue
+            record = read_record(path)
+            why = ""
+            if record is None:
+                why = "it had no readable record"
+            elif record.left_over:
+                why = "the process that held it is gone"
+            elif record.ready and not record.running:
+                why = "its qemu had ended"
+            if why:
+                ended.append(Ended(path.name, why, Machine(path).end()))
+        for process, directory in _stray_processes(where):
+            ended.append(Ended(directory.name, "its files were gone", process.kill()))
+    return ended
+
+
+def clean(where: Places | None = None) -> int:
+    """Remove every image that no machine uses; returns the bytes that came free."""
+    where = where or places()
+    with _all_machines(where):
+        records = [machine.record for machine in machines(where)]
+        used = {record.image_key for record in records} | {record.role_key for record in records}
+        freed = 0
+        for path in where.images.iterdir():
+            if path.is_dir() and path.name.rsplit("-", 1)[-1] not in used and not path.name.endswith(".being-made"):
+                freed += sum(file.lstat().st_blocks * 512 for file in path.iterdir())
+                shutil.rmtree(path, ignore_errors=True)
+    return freed
+
+
+def _start(
+    where: Places, machine: Machine, record: Record, image: Image, prepared: Prepared, ports: tuple[str, ...]
+) -> None:
+    directory = machine.directory
+    user_public = make_key(directory / "id_ed25519", f"{USER}@lab")
+    host_key = directory / "host_ed25519"
+    host_public = make_key(host_key, record.name)
+    address = record.link_address or "10.77.0.1"
+    disks = disks_in(directory)
+    write_seed(disks.seed, identity_files(record.name, host_key, user_public, address))
+    for name in ("root", "data", "swap"):
+        make_overlay(getattr(disks, name), getattr(prepared.disks, name))
+    link = None
+    if record.link:
+        link_name, end = record.link
+        (where.links / link_name).mkdir(exist_ok=True, mode=0o700)
+        link = (f"../../links/{link_name}/{end}.sock", f"../../links/{link_name}/{1 - end}.sock")
+    for attempt in (1, 2, 3):
+        chosen = free_ports(ports)
+        record = change_record(directory, ports=chosen)
+        start = Start(
+            record.name, directory, record.acceleration, record.memory_mb, chosen, link,
+            record.link[1] + 1 if record.link else 1,
+        )  # fmt: skip
+        if _spawned(machine, command_line(image, disks, start)):
+            break
+        log = (directory / "qemu.log").read_text(errors="replace").strip()
+        if attempt == 3 or not ("hostfwd" in log or "forwarding" in log):
+            raise RunbookError(f"qemu did not start: {log[-500:]}", where=record.name, true_now="nothing is running")
+    write_ssh_files(machine, record, directory / "id_ed25519", host_public)
+
+
+def _spawned(machine: Machine, line: list[str]) -> bool:
+    """Start qemu and write down which process it is; False when it ended at once."""
+    child = spawn(line, machine.directory)
+    end = time.monotonic() + _START_SECONDS
+    while time.monotonic() < end and child.poll() is None:
+        with contextlib.suppress(OSError, ValueError, QmpError):
+            pid = int((machine.directory / "qemu.pid").read_text(encoding="ascii"))
+            with Qmp(machine.directory, deadline_seconds=2):
+                change_record(machine.directory, process=process_id(pid))
+            return True
+        time.sleep(0.05)
+    child.terminate()
+    child.wait(timeout=10)
+    return False
+
+
+def _refuse_taken(machine: Machine) -> None:
+    record = read_record(machine.directory)
+    if record is not None and (record.running or (record.owner is not None and record.owner.alive)):
+        raise UsageError(
+            "a practice machine of that name is up", where=machine.name,
+            next=f"use it (`runbook lab-host ssh {machine.name}`), or end it (`runbook lab-host down {machine.name}`)",
+        )  # fmt: skip
+    if machine.directory.exists() and not machine.end():
+        raise RunbookError("an old machine of that name could not be ended", where=machine.name)
+
+
+def _link_end(where: Places, link: str | None) -> tuple[str, int] | None:
+    if link is None:
+        return None
+    where.machine(link)  # a link is named as a machine is
+    taken = {r.link[1] for r in (m.record for m in machines(where)) if r.link and r.link[0] == link}
+    free = [end for end in (0, 1) if end not in taken]
+    if not free:
+        raise UsageError(f"the link {link!r} already joins two machines", next="name another link, or end one of them")
+    return link, free[0]
+
+
+def _stray_processes(where: Places) -> list[tuple[ProcessId, Path]]:
+    """Our qemu processes that run in a directory of this lab which is gone."""
+    found = []
+    for path in Path("/proc").iterdir():
+        if not path.name.isdigit():
+            continue
+        with contextlib.suppress(OSError):
+            if path.stat().st_uid != os.geteuid():
+                continue
+            directory = str((path / "cwd").readlink()).removesuffix(" (deleted)")
+            words = (path / "cmdline").read_bytes().split(b"\0")
+            ours = Path(directory).parent == where.machines and any(w.startswith(b"runbooks-lab-") for w in words)
+            process = process_id(int(path.name)) if ours and not Path(directory).exists() else None
+            if process is not None:
+                found.append((process, Path(directory)))
+    return found
+
+
+@contextlib.contextmanager
+def _all_machines(where: Places) -> Iterator[None]:
+    """Nobody else starts or ends machines meanwhile."""
+    with (where.root / ".machines.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,131 @@
+"""How a practice machine is started: qemu's command line and its disks."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from runbooks_lib.errors import RunbookError
+from runbooks_lib.training.lab.image import Image
+from runbooks_lib.training.lab.needs import QEMU, program
+from runbooks_lib.training.lab.qmp import SOCKET
+
+DATA_DISK_SIZE = "4G"
+SWAP_DISK_SIZE = "512M"
+DATA_DEVICE = "data-disk"  # qemu's name of the disk that holds the database, for throttling
+OPERATOR_CARD, LINK_CARD = "card0", "card1"
+LOOPBACK = "127.0.0.1"
+GUEST_PORTS = {"ssh": 22, "http": 8111, "postgres": 5432}
+LIFETIME_SECONDS = 12 * 3600  # a machine that everybody has forgotten ends by itself
+
+
+@dataclass(frozen=True)
+class Disks:
+    """The files of a machine's disks. All but the seed are qcow2."""
+
+    root: Path
+    data: Path
+    swap: Path
+    seed: Path
+
+
+@dataclass(frozen=True)
+class Start:
+    """All that a start needs beside the disks. `link` is None for no card on a link, else (own socket, peer's socket),
+    relative to the machine's directory."""
+
+    name: str
+    directory: Path
+    acceleration: str
+    memory_mb: int
+    ports: dict[str, int]
+    link: tuple[str, str] | None
+    mac_suffix: int
+
+
+def disks_in(directory: Path) -> Disks:
+    """The disks' places in a directory."""
+    root, data, swap = (directory / f"{name}.qcow2" for name in ("root", "data", "swap"))
+    return Disks(root, data, swap, directory / "seed.tar")
+
+
+def make_overlay(path: Path, backing: Path, backing_format: str = "qcow2") -> None:
+    """A copy-on-write file on top of `backing`, which is never written."""
+    _image_tool("create", "-q", "-f", "qcow2", "-F", backing_format, "-b", str(backing), str(path))
+
+
+def make_disk(path: Path, size: str) -> None:
+    """An empty disk that takes no space yet."""
+    _image_tool("create", "-q", "-f", "qcow2", str(path), size)
+
+
+def _image_tool(*arguments: str) -> None:
+    try:
+        subprocess.run(
+            [program("qemu-img"), *arguments], check=True, capture_output=True, timeout=120, stdin=subprocess.DEVNULL
+        )
+    except subprocess.CalledProcessError as error:
+        raise RunbookError(
+            f"qemu-img {arguments[0]} failed: {error.stderr.decode(errors='replace').strip()}"
+        ) from error
+
+
+def free_ports(names: tuple[str, ...]) -> dict[str, int]:
+    """A free loopback port for each name. Another process may take one before qemu does: then qemu does not start."""
+    sockets = [socket.socket() for _ in names]
+    try:
+        for one in sockets:
+            one.bind((LOOPBACK, 0))
+        return {name: one.getsockname()[1] for name, one in zip(names, sockets, strict=True)}
+    finally:
+        for one in sockets:
+            one.close()
+
+
+def command_line(image: Image, disks: Disks, start: Start) -> list[str]:
+    """qemu's command line. The user-mode network is restricted: from the machine no way leads out of it."""
+    forwards = "".join(f",hostfwd=tcp:{LOOPBACK}:{start.ports[name]}-:{GUEST_PORTS[name]}" for name in start.ports)
+    kernel_arguments = "root=/dev/vda rw console=ttyS0 net.ifnames=0 mitigations=off systemd.show_status=false quiet"
+    cpu = "host" if start.acceleration == "kvm" else "max"
+    accelerator = "kvm" if start.acceleration == "kvm" else "tcg,thread=multi,tb-size=256"
+    mac = f"{start.mac_suffix >> 8:02x}:{start.mac_suffix & 255:02x}"
+    line = [
+        program(QEMU), "-name", f"runbooks-lab-{start.name}", "-nodefaults", "-no-user-config", "-display", "none",
+        "-M", "pc", "-accel", accelerator, "-cpu", cpu, "-smp", "2", "-m", str(start.memory_mb),
+        "-kernel", str(image.kernel), "-initrd", str(image.initrd), "-append", kernel_arguments,
+        "-pidfile", "qemu.pid", "-qmp", f"unix:{SOCKET},server=on,wait=off", "-serial", "file:console.log",
+        "-device", "virtio-rng-pci",
+        "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+    ]  # fmt: skip
+    for node, path, serial, options in (
+        ("root-disk", disks.root, "root", "format=qcow2,discard=unmap"),
+        (DATA_DEVICE, disks.data, "data", "format=qcow2,discard=unmap"),
+        ("swap-disk", disks.swap, "swap", "format=qcow2,discard=unmap"),
+        ("seed-disk", disks.seed, "seed", "format=raw,readonly=on"),
+    ):
+        line += ["-drive", f"id={node},file={str(path).replace(',', ',,')},if=none,{options}"]
+        line += ["-device", f"virtio-blk-pci,drive={node},serial={serial}"]
+    line += ["-netdev", f"user,id=operator,restrict=on,ipv6=off{forwards}"]
+    line += ["-device", f"virtio-net-pci,netdev=operator,id={OPERATOR_CARD},mac=52:54:00:10:{mac},romfile="]
+    if start.link is not None:
+        own, peer = start.link
+        line += ["-netdev", f"dgram,id=link,local.type=unix,local.path={own},remote.type=unix,remote.path={peer}"]
+        line += ["-device", f"virtio-net-pci,netdev=link,id={LINK_CARD},mac=52:54:00:77:{mac},romfile="]
+    return line
+
+
+def spawn(line: list[str], directory: Path) -> subprocess.Popen[bytes]:
+    """Start qemu in a session of its own, so that a Ctrl-C meant for us does not hit it; its words go to qemu.log."""
+    with (directory / "qemu.log").open("ab") as log:
+        return subprocess.Popen(
+            ["timeout", "--signal=KILL", str(LIFETIME_SECONDS), *line],
+            cwd=directory,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            env={**os.environ, "TMPDIR": str(directory)},
+        )
