@@ -113,8 +113,7 @@ class Bastions:
     def open_socket(self, settings: SshSettings, deadline_seconds: float) -> Any:
         """A socket to the host of `settings` through its jump hosts, for `trust.fetch_host_key`. Raises a HostError."""
         hops = route(settings)
-        sock, _ = self._channel(hops, settings, settings.ssh_name, time.monotonic() + deadline_seconds)
-        return sock
+        return self._channel(hops, settings, settings.ssh_name, time.monotonic() + deadline_seconds).sock
 
     def close(self) -> None:
         """End every jump host connection; hosts behind them lose theirs."""
@@ -161,7 +160,7 @@ class Bastions:
                 channel = connection.transport.open_channel(
                     "direct-tcpip", (settings.hostname, settings.port), ("127.0.0.1", 0), timeout=seconds
                 )
-                return SafeSocket(channel), lambda: None
+                return Opened(SafeSocket(channel))
             except paramiko.ChannelException as error:
                 raise HostUnreachable(
                     name,

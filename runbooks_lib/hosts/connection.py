@@ -11,6 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import IO, Any
 
 import paramiko
@@ -33,8 +34,26 @@ AUTH_SECONDS = 15.0
 CHANNEL_SECONDS = 10.0
 
 KnownHostsSource = Callable[[SshSettings], KnownHosts]
-# A connected socket, or what behaves like one, and what to call when the connection has ended.
-Opened = tuple[Any, Callable[[], None]]
+
+
+def _nothing() -> None:
+    pass
+
+
+def _no_words() -> str:
+    return ""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A connected socket, or what behaves like one; what to call when its connection has ended; and what the way there
+    says about itself (a ProxyCommand's stderr)."""
+
+    sock: Any
+    close: Callable[[], None] = _nothing
+    words: Callable[[], str] = _no_words
+
+
 OpenSocket = Callable[[float], Opened]  # the argument: the monotonic time when it must be open
 
 
@@ -85,35 +104,43 @@ def open_connection(
     known = known_hosts(settings)
     likely = known.likely_key_types(settings.hostname, settings.port, settings.host_key_alias)
     for attempt in (1, 2):
-        sock, on_close = (open_socket or _direct(settings, name))(end)
+        opened = (open_socket or _direct(settings, name))(end)
         transport: Transport | None = None
         try:
-            transport = Transport(sock)
+            transport = Transport(opened.sock)
             _prefer(transport, likely)
             _handshake(transport, settings, name, end)
-            verdict = _judge(known, settings, transport, sock if open_socket is None else None)
+            verdict = _judge(known, settings, transport, opened.sock if open_socket is None else None)
             if verdict.state == "known":
                 _log_in(transport, settings, name, end)
-                return Connection(transport, on_close)
+                return Connection(transport, opened.close)
             if attempt == 1 and verdict.state == "changed" and verdict.key_type not in verdict.known_types:
                 likely = verdict.known_types
             else:
                 error = verdict.error(name, inventory_name=name)
                 raise error or SettingsRefused(name, f"the verdict on the host key is {verdict.state!r}")
-        except BaseException:
-            _let_go(transport, sock, on_close)
+        except BaseException as failure:
+            words = opened.words()
+            _let_go(transport, opened)
+            if words and isinstance(failure, Dropped):
+                raise HostUnreachable(
+                    name,
+                    f"the ProxyCommand ended: {words}",
+                    true_now="not connected; nothing was started",
+                    next=f"try it by hand: {settings.proxy_command}",
+                ) from failure
             raise
-        _let_go(transport, sock, on_close)
+        _let_go(transport, opened)
     raise AssertionError("the second exchange always returns or raises")
 
 
-def _let_go(transport: Transport | None, sock: Any, on_close: Callable[[], None]) -> None:
+def _let_go(transport: Transport | None, opened: Opened) -> None:
     if transport is not None:
         transport.cut()
     else:
         with contextlib.suppress(Exception):
-            sock.close()
-    on_close()
+            opened.sock.close()
+    opened.close()
 
 
 # The socket
@@ -121,12 +148,8 @@ def _let_go(transport: Transport | None, sock: Any, on_close: Callable[[], None]
 
 def _direct(settings: SshSettings, name: str) -> OpenSocket:
     if settings.proxy_command:
-        return lambda end: _proxy_command(settings, name, end)
-    return lambda end: (_tcp(settings, name, end), _nothing)
-
-
-def _nothing() -> None:
-    pass
+        return lambda _end: _proxy_command(settings, name)
+    return lambda end: Opened(_tcp(settings, name, end))
 
 
 def _tcp(settings: SshSettings, name: str, end: float) -> socket.socket:
@@ -165,6 +188,13 @@ def _tcp(settings: SshSettings, name: str, end: float) -> socket.socket:
             true_now="not connected; nothing was started",
             next="check that the host is up and that no firewall drops the packets",
         ) from failure
+    if isinstance(failure, ConnectionResetError):
+        raise Dropped(
+            name,
+            f"{where} reset the connection at once",
+            true_now="not connected; nothing was started",
+            next="it may be overloaded, or block this address; its own log says which",
+        ) from failure
     why = failure.strerror if failure is not None and failure.strerror else str(failure or "it has no address")
     raise HostUnreachable(
         name,
@@ -174,7 +204,7 @@ def _tcp(settings: SshSettings, name: str, end: float) -> socket.socket:
     ) from failure
 
 
-def _proxy_command(settings: SshSettings, name: str, end: float) -> Opened:
+def _proxy_command(settings: SshSettings, name: str) -> Opened:
     """A socket pair whose other end is the command's stdin and stdout: a real socket, which can be woken and timed out
     (paramiko's ProxyCommand can do neither, and spins when the command dies)."""
     command = settings.proxy_command or ""
@@ -194,7 +224,11 @@ def _proxy_command(settings: SshSettings, name: str, end: float) -> Opened:
         raise HostUnreachable(name, f"ProxyCommand could not be started: {error}", true_now="not connected") from error
     finally:
         theirs.close()
-    del end
+
+    def said() -> str:
+        words.seek(0)
+        text = words.read(2000).decode("utf-8", "replace").strip()
+        return "".join(c if c.isprintable() else " " for c in text)[:500]
 
     def closed() -> None:
         ours.close()
@@ -203,7 +237,7 @@ def _proxy_command(settings: SshSettings, name: str, end: float) -> Opened:
         process.wait()
         words.close()
 
-    return ours, closed
+    return Opened(ours, closed, said)
 
 
 # The key exchange

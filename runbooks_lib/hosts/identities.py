@@ -7,6 +7,7 @@ them: a server counts refused ones (MaxAuthTries 6), and OpenSSH 9.8 then shuts 
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -100,6 +101,9 @@ def _from_file(
 ) -> Iterator[Identity]:
     try:
         stat = Path(path).stat()
+        if stat.st_uid == os.getuid() and stat.st_mode & 0o077:
+            problems.append(f"{path} can be read by others, and ssh would not use it either: chmod 600 it")
+            return
         key = _cached((path, stat.st_mtime_ns, stat.st_size, ""), lambda: _load(path))
     except FileNotFoundError:
         if not settings.identity_files_are_defaults:

@@ -280,8 +280,9 @@ class _Session(paramiko.ServerInterface):  # type: ignore[misc]
         with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
             while data := target.recv(_CHUNK_BYTES):
                 channel.sendall(data)
-        channel.close()
         target.close()
+        with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
+            channel.close()
 
 
 def _from_channel(channel: paramiko.Channel, target: socket.socket) -> None:
