@@ -51,6 +51,7 @@ class Report:
     sides: list[str] = field(default_factory=list)
     figures: list[tuple[str, str, str, bool]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    load: str = field(default_factory=lambda: f"{os.getloadavg()[0]:.1f} before the start")
 
     def side(self, place: str, name: str, rounds: list[Round]) -> None:
         rates = [each.per_second for each in rounds]
@@ -70,9 +71,9 @@ class Report:
         """The section for docs/benchmarks.md."""
         lines = [
             f"`python -m benchmarks.collect{arguments}`, {datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} CPUs, "
-            f"Python {platform.python_version()}, {_ssh_version()}. Ours reads, parses and stores in SQLite (the second "
-            "sample off); the others only fetch the same raw text. Sides take turns; medians (lowest-highest). The real "
-            "sshds run on the same CPUs, and a host's own work is then the ceiling of every side.",
+            f"Python {platform.python_version()}, {_ssh_version()}, load {self.load}. Ours reads, parses and stores in "
+            "SQLite (the second sample off); the others only fetch the same raw text. Sides take turns; medians "
+            "(lowest-highest). The fleets run on the same CPUs: a host's own work is the ceiling of every side.",
             "",
             "| hosts | side | hosts a second | client CPU, ms a host | peak memory, MB | lost |",
             "|---|---|---|---|---|---|",

@@ -77,7 +77,11 @@ def kept(config: configuration.Config, rounds: int, *, idle: bool) -> None:
         for number in range(1 if idle else rounds + 1):
             cpu, started = cpu_seconds(), time.monotonic()
             outcomes = run_on_all(
-                hosts, work, workers=config.collect.workers, deadline_seconds=config.collect.deadline_seconds
+                hosts,
+                work,
+                workers=config.collect.workers,
+                deadline_seconds=config.collect.deadline_seconds,
+                keep_connections=True,
             )
             tell(
                 first=number == 0,
