@@ -31,6 +31,7 @@ class Partition:
     history: FilesystemHistory
     outlook: Outlook
     settings: PartitionSettings
+    note: str = ""  # what the inventory says about the host
 
     @property
     def name(self) -> str:
@@ -79,7 +80,7 @@ def read_host(
             continue
         settings = entry.partition(past.mountpoint)
         expected = outlook(past, settings, now=now, horizon_days=horizon_days)
-        partitions.append(Partition(past, expected, settings))
+        partitions.append(Partition(past, expected, settings, entry.note))
         if expected.refusal is not None:
             unsaid.append(Unsaid(name, f"no forecast: {words.message(expected.refusal)}"))
     seen = {past.mountpoint for past in pasts}

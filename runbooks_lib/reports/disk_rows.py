@@ -25,6 +25,7 @@ def row(partition: Partition, today: date, horizon_days: int) -> Row:
         ("example data", partition.example),
         ("database", expected.database),
         ("inodes", expected.resource == "inodes"),
+        (words.plain(partition.note), bool(partition.note)),
     )
     chances = _chances(expected)
     return Row(

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from runbooks_lib import config
-from runbooks_lib.errors import RunbookError
+from runbooks_lib.errors import RunbookError, UsageError
 from runbooks_lib.history import SqliteHistory, collecting
 from runbooks_lib.reports.run import ReportRun, run_report
 from runbooks_lib.training import example_past
@@ -25,12 +25,11 @@ lead_time_days = 14
 
 [hosts.{live}]
 groups = ["live"]
-note = "this machine, read over SSH just now"
+note = "measured: this machine, read over SSH just now"
 
 [hosts.{example}]
 groups = ["example"]
 example = true
-note = "example data with a made-up past, not a real host"
 """
 
 
@@ -55,26 +54,33 @@ def run(directory: Path) -> Demo:
     with PracticeHost(directory / "practice-host", names=(LIVE_HOST,)) as practice:
         inventory = directory / config.CONFIG_NAME
         inventory.write_text(
-            _INVENTORY.format(
-                ssh_config=practice.ssh_config, live=LIVE_HOST, example=example_past.DEFAULT_INSTANCE
-            ),
+            _INVENTORY.format(ssh_config=practice.ssh_config, live=LIVE_HOST, example=example_past.DEFAULT_INSTANCE),
             encoding="utf-8",
         )
         loaded = config.load(inventory)
+        _write_example(loaded, now)
         rows = collecting.collect(loaded, loaded.select(host=LIVE_HOST))
     if not rows[0].ok:
         raise RunbookError(
             f"this machine could not be read over SSH: {rows[0].message}",
-            where="make demo",
+            where="demo",
             true_now="no report was made",
-            next="try `runbook facts` on a host of your own, and tell us what this machine is",
+            next="try `runbook init` and `runbook collect` with a Linux host of your own",
         )
-    assert loaded.history.path is not None  # noqa: S101 (the inventory above names a file)
-    history = SqliteHistory(loaded.history.path)
-    try:
-        if not history.filesystems(example_past.DEFAULT_INSTANCE):
-            example_past.write(history, now=now)
-    finally:
-        history.close()
     result = run_report("disk-report", {}, config=loaded)
     return Demo(run=result, partitions_read=rows[0].partitions, page=result.page)
+
+
+def _write_example(loaded: config.Config, now: datetime) -> None:
+    """The example past up to now. One of another day is thrown away with the demo's own history, which holds nothing of
+    worth: two examples that are shifted against each other would contradict themselves."""
+    path = loaded.history.path
+    assert path is not None  # noqa: S101 (the inventory above names no server)
+    try:
+        with SqliteHistory(path) as history:
+            example_past.write(history, now=now)
+    except UsageError:
+        for part in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
+            part.unlink(missing_ok=True)
+        with SqliteHistory(path) as history:
+            example_past.write(history, now=now)
