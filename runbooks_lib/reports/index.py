@@ -10,13 +10,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
 from urllib.parse import quote
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from markupsafe import Markup
 
 from runbooks_lib.errors import RunbookError
+from runbooks_lib.reports import page
 from runbooks_lib.reports import record as records
 from runbooks_lib.reports.record import DamagedRecordError, Record
 from runbooks_lib.reports.schedule import Expectation, expectations
@@ -26,20 +26,7 @@ NAME = "index.html"
 KEPT_RUNS = 90  # of each report: a quarter of nightly ones
 _SPARKLINE_RUNS = 30
 _WIDTH, _HEIGHT, _MARGIN = 120.0, 28.0, 3.0
-
-# A sign and a word with every colour: the state is never told by colour alone.
-_SIGNS = {
-    "ok": ("●", "ok"),
-    "threshold": ("▲", "threshold crossed"),
-    "failed": ("✕", "failed"),
-    "timed out": ("✕", "timed out"),
-    "interrupted": ("✕", "interrupted"),
-    "damaged": ("✕", "record damaged"),
-    "running": ("…", "running"),
-    "stale": ("◷", "stale"),
-    "never ran": ("○", "never ran"),
-}
-_KINDS = {"ok": "ok", "threshold": "warn", "running": "calm", "stale": "bad", "never ran": "calm"}
+_ORDER = ("failed", "act", "crossed", "watch", "ok", "unknown")  # what needs a look first
 
 
 @dataclass(frozen=True)
@@ -49,16 +36,16 @@ class Badge:
     state: str
 
     @property
+    def kind(self) -> str:
+        return page.STATES[self.state][0]
+
+    @property
     def sign(self) -> str:
-        return _SIGNS[self.state][0]
+        return page.STATES[self.state][1]
 
     @property
     def word(self) -> str:
-        return _SIGNS[self.state][1]
-
-    @property
-    def kind(self) -> str:
-        return _KINDS.get(self.state, "bad")
+        return page.STATES[self.state][2]
 
 
 @dataclass(frozen=True)
@@ -85,7 +72,7 @@ class ReportCard:
     headline: str
     why: str
     latest: RunRow | None
-    sparkline: str
+    sparkline: Markup
     number: str
 
 
@@ -106,10 +93,11 @@ def update(outputs: Path, *, titles: Mapping[str, str] | None = None, now: datet
         _card(name, titles.get(name, name), [row for row in runs if row.report == name], expected.get(name), moment)
         for name in names
     ]
-    order = {"bad": 0, "warn": 1, "ok": 2, "calm": 3}
-    cards.sort(key=lambda card: (order[card.badge.kind], -_time_of(card)))
+    cards.sort(key=lambda card: (_ORDER.index(card.badge.kind), -_time_of(card)))
     path = outputs / NAME
-    write(path, _template().render(cards=cards, runs=[row.row for row in runs], now=moment))
+    template = page.environment().get_template("index.html.j2")
+    css = page.stylesheet("base.css", "index.css")
+    write(path, template.render(cards=cards, runs=[run.row for run in runs], now=moment, css=css))
     return path
 
 
@@ -221,12 +209,12 @@ def _card(name: str, title: str, runs: Sequence[FoundRun], expected: Expectation
     if expected is not None and expected.missing(well.record.started if well and well.record else None, now):
         due = expected.last_due(now)
         why = f"expected {due:%A} at {due:%H:%M %Z} and not there"
-        if badge.kind != "bad":
+        if badge.kind != "failed":
             badge = Badge("stale")
     elif expected is not None and latest is None:
         why = f"first due at {expected.at}"
     headline = latest.row.headline if latest else f"`runbook report {name}` runs it."
-    if latest is not None and latest is not well and well is not None and latest.row.badge.kind == "bad":
+    if latest is not None and latest is not well and well is not None and latest.row.badge.kind == "failed":
         started = well.row.started
         when = f"{started:%d %b %H:%M} UTC" if started else ""
         why = " · ".join(part for part in (why, f"last good run {when}: {well.row.headline}") if part)
@@ -236,11 +224,11 @@ def _card(name: str, title: str, runs: Sequence[FoundRun], expected: Expectation
     return ReportCard(name, title, badge, headline, why, latest.row if latest else None, sparkline(values), number)
 
 
-def sparkline(values: Iterable[float]) -> str:
+def sparkline(values: Iterable[float]) -> Markup:
     """A line through the values as an SVG path, oldest first; empty for fewer than two."""
     points = list(values)
     if len(points) < 2:
-        return ""
+        return Markup()
     low, high = min(points), max(points)
     span = (high - low) or 1.0
     step = (_WIDTH - 2 * _MARGIN) / (len(points) - 1)
@@ -250,26 +238,14 @@ def sparkline(values: Iterable[float]) -> str:
     ]
     path = " ".join(f"{'M' if index == 0 else 'L'}{x:.1f} {y:.1f}" for index, (x, y) in enumerate(placed))
     x, y = placed[-1]
-    return (
-        f'<svg class="spark" viewBox="0 0 {_WIDTH:g} {_HEIGHT:g}" width="{_WIDTH:g}" height="{_HEIGHT:g}" '
-        f'role="img" aria-label="{len(points)} runs, from {points[0]:g} to {points[-1]:g}">'
-        f'<path d="{path}" fill="none" stroke="currentColor" stroke-width="1.5"/>'
-        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5" fill="currentColor"/></svg>'
-    )
+    return Markup(
+        '<svg class="spark" viewBox="0 0 {0} {1}" width="{0}" height="{1}" role="img" aria-label="{2}">'
+        '<path d="{3}" fill="none" stroke="currentColor" stroke-width="1.5"/>'
+        '<circle cx="{4:.1f}" cy="{5:.1f}" r="2.5" fill="currentColor"/></svg>'
+    ).format(
+        f"{_WIDTH:g}", f"{_HEIGHT:g}", f"{len(points)} runs, from {points[0]:g} to {points[-1]:g}", path, x, y
+    )  # fmt: skip
 
 
 def _time_of(card: ReportCard) -> float:
     return card.latest.started.timestamp() if card.latest and card.latest.started else 0.0
-
-
-@cache
-def _template() -> Template:
-    environment = Environment(
-        loader=PackageLoader("runbooks_lib.reports"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    environment.filters["length_of_time"] = _length_of_time
-    return environment.get_template("index.html.j2")
-
-
-def _length_of_time(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds < 60 else f"{seconds / 60:.0f} min"
