@@ -15,6 +15,7 @@ from typing import Any
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 from nbclient.exceptions import CellExecutionError
+from nbformat.v4 import new_output
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
 
@@ -120,8 +121,7 @@ class Client(PapermillNotebookClient):  # type: ignore[misc]
         if len(outs) >= CELL_OUTPUTS:
             if len(outs) == CELL_OUTPUTS:
                 note = f"[more than {CELL_OUTPUTS} outputs: the rest was left out]\n"
-                content = {"name": "stderr", "text": note}
-                return super().output(outs, {**msg, "msg_type": "stream", "content": content}, None, cell_index)
+                outs.append(new_output("stream", name="stderr", text=note))  # type: ignore[no-untyped-call]
             return None
         if msg["msg_type"] == "stream":
             msg = {**msg, "content": {**content, "text": _bounded(content["text"])}}

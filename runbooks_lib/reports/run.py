@@ -1,8 +1,8 @@
 """Run one report: check its parameters, start the worker, watch over it, and say what its record says.
 
 The notebook runs in a process of its own (`worker.py`), since a kernel may hang, die, or eat all memory. The worker
-stops itself at the deadline; should it not, it is killed from here, with its process group, its kernel and whatever they
-started, and the record and page are written here from what had reached the disk.
+stops itself at the deadline; should it not, it is killed from here, with its process group, its kernel and whatever
+they started, and the record and page are written here from what had reached the disk.
 """
 
 from __future__ import annotations
