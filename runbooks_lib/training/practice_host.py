@@ -91,7 +91,7 @@ class PracticeHost:
         """Listen and write the files. Returns when connections are accepted."""
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.directory.chmod(0o700)
-        self._host_key = _key(self.host_key_file)
+        self._host_keys = [_key(self.host_key_file)]
         self._user_key = _key(self.identity_file)
         family = socket.AF_INET6 if ":" in self.address else socket.AF_INET
         listener = socket.socket(family, socket.SOCK_STREAM)
@@ -132,7 +132,7 @@ class PracticeHost:
             _cut(transport)
 
     def _write_files(self) -> None:
-        public = f"{self._host_key.get_name()} {self._host_key.get_base64()}"
+        public = f"{self._host_keys[0].get_name()} {self._host_keys[0].get_base64()}"
         known = "".join(f"{name} {public}\n" for name in self.names)
         _write(self.known_hosts, known)
         blocks = [
@@ -167,7 +167,8 @@ class PracticeHost:
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             transport = _Server(sock)
-            transport.add_server_key(self._host_key)
+            for key in self._host_keys:
+                transport.add_server_key(key)
             with self._lock:
                 self._transports = {each for each in self._transports if each.is_alive()} | {transport}
             transport.start_server(server=_Session(self))
@@ -230,10 +231,18 @@ class _Server(paramiko.Transport):  # type: ignore[misc]
     def _log(self, level: int, msg: Any, *args: Any) -> None:
         pass
 
+    def _queue_incoming_channel(self, channel: paramiko.Channel) -> None:
+        # paramiko would keep every channel in a list for accept(), for ever.
+        self.server_object.opened(channel)
+
 
 class _Session(paramiko.ServerInterface):  # type: ignore[misc]
+    """One connection's answers. paramiko calls all of them from the connection's own thread."""
+
     def __init__(self, host: PracticeHost) -> None:
         self._host = host
+        self._waiting: dict[int, paramiko.Channel] = {}  # paramiko itself holds channels weakly
+        self._targets: dict[int, socket.socket] = {}
 
     def get_allowed_auths(self, _username: str) -> str:
         return "publickey"
@@ -251,6 +260,7 @@ class _Session(paramiko.ServerInterface):  # type: ignore[misc]
 
     def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
         text = command.decode("utf-8", "surrogateescape")
+        self._waiting.pop(channel.chanid, None)
         threading.Thread(target=self._host._run, args=(channel, text), daemon=True).start()
         return True
 
@@ -263,26 +273,27 @@ class _Session(paramiko.ServerInterface):  # type: ignore[misc]
             target = socket.create_connection(destination, timeout=5)
         except (OSError, ValueError):
             return int(paramiko.OPEN_FAILED_CONNECT_FAILED)
-        threading.Thread(target=self._forward, args=(chanid, target), daemon=True).start()
+        target.settimeout(None)
+        self._targets[chanid] = target
         return int(paramiko.OPEN_SUCCEEDED)
 
-    def _forward(self, chanid: int, target: socket.socket) -> None:
-        """Be a jump host, to the loopback only."""
-        target.settimeout(None)
-        channel = None
-        transport = next((t for t in list(self._host._transports) if getattr(t, "server_object", None) is self), None)
-        if transport is not None:
-            channel = transport.accept(5)
-        if channel is None or channel.chanid != chanid:
-            target.close()
+    def opened(self, channel: paramiko.Channel) -> None:
+        """A channel is open: a session waits for its command, a forwarded one for its first byte."""
+        target = self._targets.pop(channel.chanid, None)
+        if target is None:
+            self._waiting[channel.chanid] = channel
             return
+        threading.Thread(target=_to_channel, args=(target, channel), daemon=True).start()
         threading.Thread(target=_from_channel, args=(channel, target), daemon=True).start()
-        with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
-            while data := target.recv(_CHUNK_BYTES):
-                channel.sendall(data)
-        target.close()
-        with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
-            channel.close()
+
+
+def _to_channel(target: socket.socket, channel: paramiko.Channel) -> None:
+    with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
+        while data := target.recv(_CHUNK_BYTES):
+            channel.sendall(data)
+    target.close()
+    with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
+        channel.close()
 
 
 def _from_channel(channel: paramiko.Channel, target: socket.socket) -> None:

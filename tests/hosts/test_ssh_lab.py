@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -368,3 +369,18 @@ def test_hosts_that_die_behind_a_bastion_take_no_other_with_them(tmp_path):
         assert "nonexistent channel" not in bastion.log.read_text()
         assert bastion.log.read_text().count("Accepted publickey") == 1
         bastions.close()
+
+
+def test_a_kept_connection_that_went_silent_is_noticed_and_made_again(tmp_path):
+    with Sshd(tmp_path) as sshd:
+        host = sshd.host()
+        host.run(ECHO)
+        (connection,) = Path(f"/proc/{sshd.pid}/task/{sshd.pid}/children").read_text().split()
+        os.kill(int(connection), signal.SIGSTOP)  # TCP stays up, nobody answers: as behind a firewall that forgot us
+        try:
+            begin = time.monotonic()
+            assert host.run(Script("echo x", changes=True), deadline_seconds=20).stdout == b"x\n"
+            assert time.monotonic() - begin < 10
+        finally:
+            os.kill(int(connection), signal.SIGKILL)
+        host.close()
