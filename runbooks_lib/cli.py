@@ -3,43 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import click
 
 from runbooks_lib import __version__
+from runbooks_lib.cli_history import history
+from runbooks_lib.cli_options import chosen, config_option, selection
 from runbooks_lib.errors import ExitCode, RunbookError, UsageError
 
-if TYPE_CHECKING:
-    from runbooks_lib.config import Config, HostEntry
-    from runbooks_lib.history import SqliteHistory
-
 # Rooms are imported inside the verbs, so that `runbook --help` stays quick.
-
-_config_option = click.option(
-    "--config",
-    "config_path",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="The inventory; default: $RUNBOOKS_CONFIG, runbooks.toml here or above, ~/.config/runbooks/runbooks.toml.",
-)
-
-
-def _selection(command: Callable[..., Any]) -> Callable[..., Any]:
-    command = click.option("--group", "-g", metavar="GROUP", help="Only the hosts of this group.")(command)
-    return click.argument("names", nargs=-1, metavar="[HOST]...")(_config_option(command))
-
-
-def _chosen(config_path: Path | None, names: tuple[str, ...], group: str | None) -> tuple[Config, list[HostEntry]]:
-    from runbooks_lib import config
-
-    loaded = config.load(config_path)
-    entries = loaded.select(host=names or None, group=group)
-    if not entries:
-        raise UsageError("the inventory has no hosts", where=str(loaded.file), next="add a [hosts.NAME] to it")
-    return loaded, entries
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -73,17 +46,17 @@ def hosts() -> None:
 
 
 @hosts.command("list")
-@_selection
+@selection
 def hosts_list(config_path: Path | None, names: tuple[str, ...], group: str | None) -> None:
     """Show the inventory as it was understood."""
     from runbooks_lib import terminal
 
-    loaded, entries = _chosen(config_path, names, group)
+    loaded, entries = chosen(config_path, names, group)
     terminal.show_inventory(loaded, entries)
 
 
 @hosts.command("check")
-@_selection
+@selection
 def hosts_check(config_path: Path | None, names: tuple[str, ...], group: str | None) -> None:
     """Connect to each host and say what works: address, host key, login, facts, the listed partitions.
 
@@ -92,7 +65,7 @@ def hosts_check(config_path: Path | None, names: tuple[str, ...], group: str | N
     from runbooks_lib import terminal
     from runbooks_lib.history import collecting
 
-    loaded, entries = _chosen(config_path, names, group)
+    loaded, entries = chosen(config_path, names, group)
     with terminal.progress("checking", len(entries)) as tick:
         rows = collecting.check(loaded, entries, on_progress=tick)
     terminal.show_checks(rows)
@@ -102,7 +75,7 @@ def hosts_check(config_path: Path | None, names: tuple[str, ...], group: str | N
 
 @hosts.command("trust")
 @click.argument("name", metavar="HOST")
-@_config_option
+@config_option
 def hosts_trust(config_path: Path | None, name: str) -> None:
     """Show the key that a host presents and, after a typed yes, add it to your known_hosts.
 
@@ -112,13 +85,13 @@ def hosts_trust(config_path: Path | None, name: str) -> None:
     from runbooks_lib import terminal
     from runbooks_lib.hosts import trust
 
-    loaded, (entry,) = _chosen(config_path, (name,), None)
+    loaded, (entry,) = chosen(config_path, (name,), None)
     offer = trust.offered_key(entry.ssh_name, config_file=loaded.ssh_config, user=entry.user, port=entry.port)
     terminal.ask_to_trust(offer, trust.add)
 
 
 @cli.command()
-@_selection
+@selection
 @click.option("--show-script", is_flag=True, help="Print the script that would run on the hosts; run nothing.")
 @click.option("--quiet", "-q", is_flag=True, help="Only say what went wrong.")
 def collect(
@@ -135,7 +108,7 @@ def collect(
     if show_script:
         terminal.show_script(collecting.script())
         return
-    loaded, entries = _chosen(config_path, names, group)
+    loaded, entries = chosen(config_path, names, group)
     with terminal.progress("collecting", len(entries), quiet=quiet) as tick:
         rows = collecting.collect(loaded, entries, on_progress=tick)
     terminal.show_collected(rows, loaded, quiet=quiet)
@@ -145,7 +118,7 @@ def collect(
 
 @cli.command()
 @click.argument("name", metavar="HOST")
-@_config_option
+@config_option
 @click.option("--json", "as_json", is_flag=True, help="The whole snapshot as JSON.")
 @click.option("--slow", is_flag=True, help="Also what is slow or needs root (LVM, PostgreSQL, …).")
 def facts(config_path: Path | None, name: str, as_json: bool, slow: bool) -> None:
@@ -153,145 +126,12 @@ def facts(config_path: Path | None, name: str, as_json: bool, slow: bool) -> Non
     from runbooks_lib import terminal
     from runbooks_lib.history import collecting
 
-    loaded, (entry,) = _chosen(config_path, (name,), None)
+    loaded, (entry,) = chosen(config_path, (name,), None)
     snapshot, slow_snapshot = collecting.read_one(loaded, entry, slow=slow)
     terminal.show_facts(snapshot, slow_snapshot, as_json_text=as_json)
 
 
-@cli.group()
-def history() -> None:
-    """What hosts said before: what is kept, bringing a past from elsewhere, copies."""
-
-
-@history.command("info")
-@_config_option
-def history_info(config_path: Path | None) -> None:
-    """Which hosts and partitions the history knows, since when, and from where the numbers came."""
-    from runbooks_lib import config, terminal
-    from runbooks_lib.history import open_history
-
-    loaded = config.load(config_path)
-    known = open_history(loaded.history)
-    try:
-        terminal.show_history(known, loaded)
-    finally:
-        known.close()
-
-
-@history.command("backup")
-@click.argument("target", type=click.Path(path_type=Path))
-@_config_option
-def history_backup(target: Path, config_path: Path | None) -> None:
-    """Copy the history file to TARGET, consistently, even while it is written. Never overwrites a file."""
-    _own_history(config_path).backup(target)
-    click.echo(f"Copied to {target}.")
-
-
-@history.command("check")
-@_config_option
-def history_check(config_path: Path | None) -> None:
-    """Read the whole history file and say whether it is sound. Exit code 1 when it is not."""
-    known = _own_history(config_path)
-    mistakes = known.check()
-    for mistake in mistakes:
-        click.echo(mistake, err=True)
-    if mistakes:
-        sys.exit(ExitCode.FAILED)
-    click.echo(f"{known.path}: sound.")
-
-
-@history.group("import")
-def history_import() -> None:
-    """Bring a past from elsewhere. Importing again is harmless, and where numbers came from is never forgotten."""
-
-
-@history_import.command("csv")
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option("--host", metavar="HOST", help="The host, where the file has no column `instance`.")
-@click.option("--mountpoint", metavar="PATH", help="The partition, where the file has no column `mountpoint`.")
-@_config_option
-def history_import_csv(file: Path, host: str | None, mountpoint: str | None, config_path: Path | None) -> None:
-    """A CSV file, plain or gzip: time,used_bytes[,size_bytes,avail_bytes,inodes_used,inodes_total].
-
-    All of it or nothing; every line that cannot be read is told with its number. docs/history.md lists the columns.
-    """
-    from runbooks_lib import terminal
-    from runbooks_lib.history.import_csv import import_csv
-
-    terminal.show_imported(import_csv(_own_history(config_path), file, instance=host, mountpoint=mountpoint))
-
-
-@history_import.command("sysstat")
-@_selection
-def history_import_sysstat(config_path: Path | None, names: tuple[str, ...], group: str | None) -> None:
-    """The hosts' own sar archives (package sysstat), read over SSH with sadf."""
-    from runbooks_lib import terminal
-    from runbooks_lib.history import collecting
-
-    loaded, entries = _chosen(config_path, names, group)
-    known = _own_history(config_path)
-    with terminal.progress("reading archives", len(entries)) as tick:
-        rows = collecting.import_archives(loaded, entries, known, on_progress=tick)
-    terminal.show_archives(rows)
-    if not all(row.imported for row in rows):
-        sys.exit(ExitCode.FAILED)
-
-
-@history_import.command("prometheus")
-@click.argument("url")
-@click.option("--days", type=click.IntRange(1, 3650), default=365, show_default=True, help="How far back.")
-@click.option("--step", type=click.IntRange(15, 86400), default=300, show_default=True, help="Seconds between values.")
-@click.option("--label", default="instance", show_default=True, help="The label that names the host.")
-@click.option("--host", "names", multiple=True, metavar="HOST", help="Only this host (again for more); default: all.")
-@click.option("--user", help="For basic authentication.")
-@click.option("--password", metavar="REF", help='Its password, by reference: "env:NAME" or "file:/path".')
-@click.option("--token", metavar="REF", help='A bearer token, by reference: "env:NAME" or "file:/path".')
-@_config_option
-def history_import_prometheus(
-    url: str,
-    days: int,
-    step: int,
-    label: str,
-    names: tuple[str, ...],
-    user: str | None,
-    password: str | None,
-    token: str | None,
-    config_path: Path | None,
-) -> None:
-    """A Prometheus-compatible server (Prometheus, VictoriaMetrics, Thanos, Mimir) that scrapes node_exporter."""
-    from datetime import UTC, datetime, timedelta
-
-    from runbooks_lib import terminal
-    from runbooks_lib.history.import_prometheus import import_prometheus
-    from runbooks_lib.history.prometheus_api import PrometheusApi
-
-    known = _own_history(config_path)
-    now = datetime.now(UTC)
-    brought = import_prometheus(
-        known,
-        PrometheusApi(url, user=user, password=password, token=token),
-        start=now - timedelta(days=days),
-        end=now,
-        instances=names or None,
-        instance_label=label,
-        step_seconds=step,
-    )
-    terminal.show_server_import(brought, url)
-
-
-def _own_history(config_path: Path | None) -> SqliteHistory:
-    from runbooks_lib import config
-    from runbooks_lib.history import SqliteHistory
-
-    loaded = config.load(config_path)
-    if loaded.history.path is None:
-        raise UsageError(
-            f"the history is the server {loaded.history.url}, not a file of ours",
-            where=str(loaded.file),
-            true_now="nothing was done",
-            next="to keep a history of our own, name a path instead of a url under [history]",
-        )
-    return SqliteHistory(loaded.history.path)
+cli.add_command(history)
 
 
 @cli.command()
@@ -300,7 +140,7 @@ def _own_history(config_path: Path | None) -> SqliteHistory:
 @click.option("--parameters", "describe", is_flag=True, help="List the report's parameters and run nothing.")
 @click.option("--deadline", type=float, default=900.0, show_default=True, help="Seconds after which it is stopped.")
 @click.option("--if-due", is_flag=True, help="Run only if it has not run since it was last due (see `schedule`).")
-@_config_option
+@config_option
 def report(
     name: str | None, given: tuple[str, ...], describe: bool, deadline: float, if_due: bool, config_path: Path | None
 ) -> None:
@@ -330,7 +170,7 @@ def report(
 
 
 @cli.command()
-@_config_option
+@config_option
 @click.option("--report", "report_name", default="disk-report", show_default=True, help="The report to publish daily.")
 @click.option("--at", default="05:30", show_default=True, help="When, in local time.")
 @click.option("--every", type=int, default=5, show_default=True, help="Minutes between two collections.")
@@ -387,7 +227,7 @@ def schedule(
 
 
 @cli.command()
-@_config_option
+@config_option
 @click.option(
     "--ip", default="127.0.0.1", show_default=True, help="Another one needs --certificate, --key, --password."
 )
