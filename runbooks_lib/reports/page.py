@@ -190,7 +190,9 @@ def _picture(mime: str, data: Mapping[str, Any], about: Mapping[str, Any]) -> Ma
     raw = _text(data[mime])
     try:
         # In an <img> nothing of an SVG runs and nothing is loaded.
-        payload = base64.b64encode(raw.encode()) if mime == "image/svg+xml" else base64.b64encode(base64.b64decode(raw))
+        # Strictly: a picture in which something was masked is told as damaged, and not shown in pieces.
+        picture = raw.encode() if mime == "image/svg+xml" else base64.b64decode("".join(raw.split()), validate=True)
+        payload = base64.b64encode(picture)
     except (binascii.Error, ValueError):
         return _preformatted(f"[a damaged {mime} was left out]", "result")
     ground = "" if about.get("needs_background") == "dark" or mime == "image/jpeg" else "on-light"
@@ -214,7 +216,14 @@ def _preformatted(text: str, kind: str) -> Markup:
 def without_colours(text: str) -> str:
     """A terminal's text without escape sequences, and as its carriage returns leave it: a progress bar is one line."""
     lines = _ANSI.sub("", text).replace("\r\n", "\n").split("\n")
-    return "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in lines)
+    return _visible("\n".join(line.rstrip("\r").rpartition("\r")[2] for line in lines))
+
+
+def _visible(text: str) -> str:
+    """The text with control and direction characters written out; line ends and tabs stay."""
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() or each in "\n\t" else ascii(each)[1:-1] for each in text)
 
 
 def _traceback(notebook: Mapping[str, Any]) -> str:
@@ -243,6 +252,7 @@ def _highlighted(source: str) -> Markup:
     from pygments.formatters.html import HtmlFormatter  # type: ignore[import-untyped]
     from pygments.lexers.python import PythonLexer  # type: ignore[import-untyped]
 
+    source = _visible(source)
     try:
         return Markup(highlight(source, PythonLexer(), HtmlFormatter(nowrap=True)).rstrip())  # noqa: S704 (it escapes)
     except Exception:  # a lexer must not cost a report
