@@ -261,6 +261,6 @@ def _stray_processes(where: Places) -> list[tuple[ProcessId, Path]]:
 @contextlib.contextmanager
 def _all_machines(where: Places) -> Iterator[None]:
     """Nobody else starts or ends machines meanwhile."""
-    with (where.root / ".machines.lock").open("w") as lock:
+    with (where.machines / ".lock").open("w") as lock:  # `machines` makes the directory
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

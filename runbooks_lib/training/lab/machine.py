@@ -138,6 +138,7 @@ class Machine:
             qmp.execute("cont")
         self.set_clock()
         self.wait_ready()
+        change_record(self.directory, faults=())
         return time.monotonic() - begin
 
     def set_clock(self, *, patience_seconds: float = 60.0) -> None:

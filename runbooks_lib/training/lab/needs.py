@@ -36,7 +36,7 @@ _PROBE = bytes.fromhex("baf400 b010 ee f4 ebfd").ljust(510, b"\0") + b"\x55\xaa"
 _PROBE_STATUS = 33
 
 
-class LabUnavailable(RunbookError):  # noqa: N818 - named like its siblings in hosts
+class LabUnavailable(RunbookError):
     """This machine lacks something that a practice machine needs; nothing was started."""
 
 

@@ -35,6 +35,7 @@ class Record:
     boot_seconds: float = 0.0
     save_seconds: float = 0.0
     saved: bool = False
+    faults: tuple[str, ...] = ()  # injected and not removed; whether they are there, the machine says
 
     @property
     def link_address(self) -> str | None:
@@ -71,6 +72,7 @@ def read_record(directory: Path) -> Record | None:
         for name in ("owner", "process"):
             data[name] = ProcessId(**data[name]) if data[name] else None
         data["link"] = tuple(data["link"]) if data["link"] else None
+        data["faults"] = tuple(data["faults"])
         return Record(**data)
     except (OSError, ValueError, TypeError, KeyError):
         return None

@@ -20,7 +20,7 @@ from types import TracebackType
 _LARGEST_MESSAGE_BYTES = 16 * 1024 * 1024
 
 
-class ConnectionLost(Exception):  # noqa: N818 - it is told to the caller's loop, not to a person
+class ConnectionLost(Exception):
     """No answer, or half of one: whether a statement under way was committed is not known."""
 
 
@@ -151,10 +151,11 @@ class WireClient:
 class _Scram:
     """SCRAM-SHA-256 without channel binding; the server has to prove that it knows the password as well."""
 
-    def __init__(self, password: str) -> None:
+    def __init__(self, password: str, *, user: str = "", nonce: str = "") -> None:
+        # PostgreSQL takes the user from the start-up message and ignores the one in here.
         self._password = password.encode()
-        self._nonce = secrets.token_urlsafe(18)
-        self._bare = f"n=,r={self._nonce}"
+        self._nonce = nonce or secrets.token_urlsafe(18)
+        self._bare = f"n={user},r={self._nonce}"
         self._server_signature = b""
 
     def first(self) -> bytes:

@@ -1,0 +1,25 @@
+"""One practice machine for all tests of a run: it is booted once, and reset after a test that failed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from runbooks_lib.training.lab import lab
+from runbooks_lib.training.lab.machine import Machine
+
+
+@pytest.fixture(scope="session")
+def session_machine() -> Iterator[Machine]:
+    with lab.held_machine(f"test-{os.getpid()}", say=print) as machine:
+        yield machine
+
+
+@pytest.fixture
+def machine(session_machine: Machine, request: pytest.FixtureRequest) -> Iterator[Machine]:
+    failures = request.session.testsfailed
+    yield session_machine
+    if request.session.testsfailed > failures:
+        session_machine.reset()
