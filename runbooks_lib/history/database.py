@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import secrets
 import sqlite3
+import time
 import urllib.parse
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from runbooks_lib.history import schema
 from runbooks_lib.history.model import HistoryDamaged, HistoryError, HistoryLocked, HistoryMissing
 
-_MAGIC = b"SQLite format 3\x00"
 _PAGE_BYTES = 8192
 _MINIMUM_SQLITE = (3, 24, 0)  # ON CONFLICT DO UPDATE
 
@@ -24,7 +25,65 @@ MOVE_ASIDE = (
 )
 
 
-def open_writer(path: Path, *, timeout_seconds: float) -> sqlite3.Connection:
+class WriterConnection(sqlite3.Connection):
+    """A connection whose transactions take turns with those of other writers, what SQLite does after a commit included.
+
+    SQLite before 3.51.3 may corrupt a file when one connection commits while another copies the write-ahead log into it
+    (sqlite.org/wal.html, "The WAL-reset bug"). A lock on a file beside the history keeps the two apart. Readers need no
+    turn: they cannot copy.
+    """
+
+    _turns: int | None = None
+    _queue: int | None = None
+    _patience_seconds = 0.0
+
+    def take_turns(self, lock: Path, patience_seconds: float) -> None:
+        """Use this lock file from now on; its directory is where writers queue."""
+        self._turns = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._queue = os.open(lock.parent, os.O_RDONLY | os.O_CLOEXEC)
+        self._patience_seconds = patience_seconds
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """While it lasts no other writer commits. Raises sqlite3.OperationalError, as SQLite does, when it never
+        comes."""
+        if self._turns is None or self._queue is None:
+            yield
+            return
+        deadline = time.monotonic() + self._patience_seconds
+        # Whoever waits holds the queue, so that a writer that goes on and on cannot be back before it.
+        _lock(self._queue, deadline)
+        try:
+            _lock(self._turns, deadline)
+        finally:
+            fcntl.flock(self._queue, fcntl.LOCK_UN)
+        try:
+            yield
+        finally:
+            fcntl.flock(self._turns, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        """Close the connection and let go of the lock."""
+        super().close()
+        for descriptor in (self._turns, self._queue):
+            if descriptor is not None:
+                os.close(descriptor)
+        self._turns = self._queue = None
+
+
+def _lock(descriptor: int, deadline: float) -> None:
+    while True:
+        try:
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                error = sqlite3.OperationalError("database is locked")
+                error.sqlite_errorcode = sqlite3.SQLITE_BUSY
+                raise error from None
+            time.sleep(0.002)
+
+
+def open_writer(path: Path, *, timeout_seconds: float) -> WriterConnection:
     """A connection that may write; the file and its directory are made when missing.
 
     What was committed through it survives the end of the process at any moment, and a power failure as far as the disk
@@ -33,14 +92,16 @@ def open_writer(path: Path, *, timeout_seconds: float) -> sqlite3.Connection:
     with told(path, "the history cannot be opened for writing"):
         if not path.exists():
             _create(path)
-        _check_head(path)
+        _check_length(path)
         connection = _connect(path, "rw", timeout_seconds)
         try:
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA fullfsync = ON")
             connection.execute("PRAGMA foreign_keys = OFF")
             _check_ours(connection, path)
-            schema.migrate(connection, str(path))
+            connection.take_turns(path.with_name(f"{path.name}-lock"), timeout_seconds)
+            with connection.turn():
+                schema.migrate(connection, str(path))
         except BaseException:
             connection.close()
             raise
@@ -56,7 +117,7 @@ def open_reader(path: Path, *, timeout_seconds: float) -> sqlite3.Connection:
                 where=str(path),
                 next="`runbook collect` begins one; `runbook history import` brings a past into it",
             )
-        _check_head(path)
+        _check_length(path)
         connection = _connect(path, "ro", timeout_seconds)
         try:
             _check_ours(connection, path)
@@ -84,7 +145,14 @@ def open_reader(path: Path, *, timeout_seconds: float) -> sqlite3.Connection:
 @contextmanager
 def transaction(connection: sqlite3.Connection, *, writing: bool) -> Iterator[None]:
     """All of the block's statements or none of them; what it reads is of one moment."""
-    connection.execute("BEGIN IMMEDIATE" if writing else "BEGIN")
+    turn = connection.turn() if writing and isinstance(connection, WriterConnection) else nullcontext()
+    with turn, _transaction(connection, "BEGIN IMMEDIATE" if writing else "BEGIN"):
+        yield
+
+
+@contextmanager
+def _transaction(connection: sqlite3.Connection, begin: str) -> Iterator[None]:
+    connection.execute(begin)
     try:
         yield
         connection.execute("COMMIT")
@@ -173,7 +241,7 @@ def _publish(draft: Path, path: Path) -> None:
         os.close(directory)
 
 
-def _connect(path: Path, mode: str, timeout_seconds: float) -> sqlite3.Connection:
+def _connect(path: Path, mode: str, timeout_seconds: float) -> WriterConnection:
     quoted = urllib.parse.quote(os.fsencode(path.absolute()))
     connection = sqlite3.connect(
         f"file:{quoted}?mode={mode}",
@@ -182,19 +250,26 @@ def _connect(path: Path, mode: str, timeout_seconds: float) -> sqlite3.Connectio
         isolation_level=None,
         check_same_thread=False,
         cached_statements=64,
+        factory=WriterConnection,
     )
     # A block of a hostile file must not run code that its schema holds.
     connection.execute("PRAGMA trusted_schema = OFF")
     return connection
 
 
-def _check_head(path: Path) -> None:
-    """SQLite takes an empty file for a new database; a history is never empty, so such a file has lost something."""
-    with path.open("rb") as file:
-        head = file.read(len(_MAGIC))
-    if head != _MAGIC:
-        what = "the file is empty: a history never is" if not head else "not a SQLite file, or its beginning is damaged"
-        raise HistoryDamaged(what, where=str(path), true_now="the file was not touched", next=MOVE_ASIDE)
+def _check_length(path: Path) -> None:
+    """SQLite takes an empty file for a new database; a history is never empty, so such a file has lost something.
+
+    Asked without opening it: closing any descriptor of the file would drop the locks of every connection that this
+    process has to it (sqlite.org/howtocorrupt.html, 2.2).
+    """
+    if path.stat().st_size == 0:
+        raise HistoryDamaged(
+            "the file is empty: a history never is",
+            where=str(path),
+            true_now="the file was not touched",
+            next=MOVE_ASIDE,
+        )
 
 
 def _check_ours(connection: sqlite3.Connection, path: Path) -> None:

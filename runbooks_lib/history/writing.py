@@ -11,7 +11,7 @@ import numpy as np
 
 from runbooks_lib.history import head, names, tiers
 from runbooks_lib.history.buckets import ascending
-from runbooks_lib.history.database import transaction
+from runbooks_lib.history.database import WriterConnection, transaction
 from runbooks_lib.history.model import COLLECTED, Floats, Ints
 
 _LONGEST_MESSAGE = 4000
@@ -46,7 +46,7 @@ class Writer:
     """Remembers ids, so that a snapshot costs a few statements. Raises sqlite3.Error, which the caller tells in
     words."""
 
-    def __init__(self, connection: sqlite3.Connection, keep: tiers.Keep) -> None:
+    def __init__(self, connection: WriterConnection, keep: tiers.Keep) -> None:
         self.connection = connection
         self._keep = keep
         self._instances: dict[str, int] = {}

@@ -54,13 +54,14 @@ def test_file_and_directory_are_made_for_the_owner_alone(tmp_path: Path, noon: d
             history.store_snapshot("db-01", noon, load(noon))
             assert {file.name: file.stat().st_mode & 0o777 for file in path.parent.iterdir()} == {
                 "history.sqlite": 0o600,
+                "history.sqlite-lock": 0o600,
                 "history.sqlite-wal": 0o600,
                 "history.sqlite-shm": 0o600,
             }
     finally:
         os.umask(before)
     assert path.parent.stat().st_mode & 0o777 == 0o700
-    assert [file.name for file in path.parent.iterdir()] == ["history.sqlite"]
+    assert sorted(file.name for file in path.parent.iterdir()) == ["history.sqlite", "history.sqlite-lock"]
 
 
 def test_what_is_acknowledged_has_been_synced(history: SqliteHistory, noon: datetime) -> None:
@@ -207,6 +208,55 @@ def test_a_path_below_a_file_is_told(tmp_path: Path, noon: datetime) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(HistoryError, match=r"(?i)not a directory|file exists"):
         SqliteHistory(tmp_path / "file" / "h.sqlite").store_snapshot("a", noon, load(noon))
+
+
+def test_opening_a_second_connection_keeps_the_locks_of_the_first(filled: Path, noon: datetime) -> None:
+    """Closing any other descriptor of the file would drop them, and another process would take the log for its own."""
+    program = "import sys\nfrom runbooks_lib.history import SqliteHistory\nSqliteHistory(sys.argv[1]).{}()\n"
+    with SqliteHistory(filled) as reader, SqliteHistory(filled) as writer:
+        assert reader.instances() == ["db-01"]
+        writer.store_snapshot("db-02", noon, load(noon))
+        with SqliteHistory(filled) as third:
+            assert third.instances() == ["db-01", "db-02"]
+        for verb in ("prepare", "instances", "compact"):
+            subprocess.run([sys.executable, "-c", program.format(verb), filled], check=True, timeout=60)
+            assert filled.with_name(f"{filled.name}-wal").exists(), f"{verb} elsewhere took itself for the last one"
+        writer.store_snapshot("db-03", noon, load(noon))
+        assert reader.instances() == ["db-01", "db-02", "db-03"]
+    with SqliteHistory(filled) as again:
+        assert again.instances() == ["db-01", "db-02", "db-03"]
+        assert again.check() == []
+
+
+def test_writers_take_turns_and_one_that_waits_too_long_says_so(filled: Path, noon: datetime) -> None:
+    with SqliteHistory(filled) as first, SqliteHistory(filled, lock_timeout_seconds=0.2) as second:
+        first.prepare()
+        second.prepare()
+        with first.write_access("x") as writer, writer.connection.turn(), pytest.raises(HistoryLocked, match="locked"):
+            second.store_snapshot("db-02", noon, load(noon))
+        second.store_snapshot("db-02", noon, load(noon))
+        assert second.instances() == ["db-01", "db-02"]
+
+
+def test_processes_that_store_and_compact_at_the_same_time_lose_nothing(tmp_path: Path) -> None:
+    program = (
+        "import sys\nfrom datetime import *\nfrom runbooks_lib.history import SqliteHistory\n"
+        "from runbooks_lib.facts.samples import Sample\nstart = datetime(2025, 3, 10, tzinfo=UTC)\n"
+        "with SqliteHistory(sys.argv[1]) as history:\n"
+        "    for step in range(72):\n"
+        "        when = start + timedelta(hours=step)\n"
+        "        samples = [Sample(f'node_x{n}', step + n, when) for n in range(200)]\n"
+        "        history.store_snapshot(sys.argv[2], when, samples)\n"
+        "        if step % 24 == 5:\n"
+        "            history.compact(when)\n"
+    )
+    path = tmp_path / "h.sqlite"
+    running = [subprocess.Popen([sys.executable, "-c", program, path, f"host-{n}"]) for n in range(3)]
+    assert [process.wait(100) for process in running] == [0] * 3
+    with SqliteHistory(path) as history:
+        assert history.check() == []
+        found = history.series("node_x199")
+        assert [series.values.tolist() for series in found] == [[step + 199 for step in range(72)]] * 3
 
 
 def test_a_history_that_was_moved_away_is_not_written_by_its_old_name(tmp_path: Path, noon: datetime) -> None:
