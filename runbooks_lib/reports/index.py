@@ -5,9 +5,12 @@ It is one file without a server or anything from outside, so that it opens from 
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,9 +23,11 @@ from runbooks_lib.reports import page
 from runbooks_lib.reports import record as records
 from runbooks_lib.reports.record import DamagedRecordError, Record
 from runbooks_lib.reports.schedule import Expectation, expectations
-from runbooks_lib.reports.writer import write
+from runbooks_lib.reports.writer import cannot_write, write
 
 NAME = "index.html"
+_LOCK = ".index.lock"
+_LOCK_SECONDS = 10.0
 KEPT_RUNS = 90  # of each report: a quarter of nightly ones
 _SPARKLINE_RUNS = 30
 _WIDTH, _HEIGHT, _MARGIN = 120.0, 28.0, 3.0
@@ -64,7 +69,10 @@ class RunRow:
 
 @dataclass(frozen=True)
 class ReportCard:
-    """One report at a glance. `why` explains a stale or failed state; `sparkline` is inline SVG or empty."""
+    """One report at a glance. `why` explains a stale or failed state; `sparkline` is inline SVG or empty.
+
+    From `missing_from` on the page itself calls the report stale: where the timer is dead, nobody writes the page anew.
+    """
 
     name: str
     title: str
@@ -74,6 +82,7 @@ class ReportCard:
     latest: RunRow | None
     sparkline: Markup
     number: str
+    missing_from: datetime | None = None
 
 
 def update(outputs: Path, *, titles: Mapping[str, str] | None = None, now: datetime | None = None) -> Path:
@@ -85,7 +94,34 @@ def update(outputs: Path, *, titles: Mapping[str, str] | None = None, now: datet
     """
     if titles is None:
         titles = _titles()
-    moment = now or datetime.now(UTC)
+    with _alone(outputs):
+        return _update(outputs, titles, now or datetime.now(UTC))
+
+
+@contextmanager
+def _alone(outputs: Path) -> Iterator[None]:
+    """One writer at a time: of two runs that end together, the last must have seen both records."""
+    try:
+        descriptor = os.open(outputs / _LOCK, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise cannot_write(outputs / _LOCK, error) from error
+    try:
+        end = time.monotonic() + _LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                # A file system without locks, or a holder that hangs: a late index is better than none.
+                if time.monotonic() > end:
+                    break
+                time.sleep(0.02)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _update(outputs: Path, titles: Mapping[str, str], moment: datetime) -> Path:
     runs = read_runs(outputs, now=moment)
     expected = expectations(outputs)
     names = sorted({*titles, *expected, *(row.report for row in runs)})
@@ -97,7 +133,7 @@ def update(outputs: Path, *, titles: Mapping[str, str] | None = None, now: datet
     path = outputs / NAME
     template = page.environment().get_template("index.html.j2")
     css = page.stylesheet("base.css", "index.css")
-    write(path, template.render(cards=cards, runs=[run.row for run in runs], now=moment, css=css))
+    write(path, template.render(cards=cards, runs=[run.row for run in runs], now=moment, css=css, stale=Badge("stale")))
     return path
 
 
@@ -218,10 +254,18 @@ def _card(name: str, title: str, runs: Sequence[FoundRun], expected: Expectation
         started = well.row.started
         when = f"{started:%d %b %H:%M} UTC" if started else ""
         why = " · ".join(part for part in (why, f"last good run {when}: {well.row.headline}") if part)
-    numbered = [run.record for run in runs if run.record is not None and run.record.number is not None]
+    # A trend is one only among runs that were asked the same.
+    asked = latest.record.parameters if latest and latest.record else None
+    alike = [run.record for run in runs if run.record is not None and run.record.parameters == asked]
+    numbered = [record for record in alike if record.number is not None]
     values = [record.number for record in reversed(numbered[:_SPARKLINE_RUNS]) if record.number is not None]
     number = f"{values[-1]:g} {numbered[0].number_name}".strip() if values else ""
-    return ReportCard(name, title, badge, headline, why, latest.row if latest else None, sparkline(values), number)
+    missing_from = None
+    if expected is not None and badge.state in ("ok", "threshold", "running", "never ran"):
+        missing_from = expected.missing_from(well.record.started if well and well.record else None, now)
+    return ReportCard(
+        name, title, badge, headline, why, latest.row if latest else None, sparkline(values), number, missing_from
+    )
 
 
 def sparkline(values: Iterable[float]) -> Markup:

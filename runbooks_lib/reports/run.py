@@ -130,6 +130,7 @@ def run_report(
     except RunbookError:
         _give_room(directory)
         raise
+    index.forget_old_runs(outputs, report.name)
     index.update(outputs)
     return ReportRun(finished, directory, outputs / index.NAME)
 

@@ -56,6 +56,11 @@ class Expectation:
         """True when it is due for longer than the grace."""
         return self.due(last_started, now) and now - self.last_due(now) > GRACE
 
+    def missing_from(self, last_started: datetime | None, now: datetime) -> datetime:
+        """The moment from which it is missing if no further run is started."""
+        waited_for = self.last_due(now) if self.due(last_started, now) else self.last_due(now) + timedelta(days=1)
+        return waited_for + GRACE
+
 
 @dataclass(frozen=True)
 class Schedule:

@@ -1,7 +1,10 @@
 """The index: every state is told, hostile text stays text, damage is a row, and nothing comes from outside."""
 
+import fcntl
 import json
+import re
 import stat
+import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
@@ -105,6 +108,37 @@ def test_a_report_that_is_expected_and_missing_is_stale_also_when_its_last_run_w
     assert "at 03:00" in text
 
 
+def test_the_page_itself_knows_when_a_report_will_be_missing(tmp_path: Path) -> None:
+    ran(tmp_path, 1)
+    expected = {"disk-report": {"at": "11:00", "since": (NOW - timedelta(days=5)).isoformat(), "arguments": []}}
+    (tmp_path / schedule.EXPECTED).write_text(json.dumps(expected))
+    page = written(tmp_path)
+    card = page.split("All runs")[0]
+    (moment,) = re.findall(r'data-missing-from="(\d+)"', card)
+    due = schedule.expectations(tmp_path)["disk-report"].last_due(NOW)
+    later = due + schedule.GRACE + (timedelta(days=1) if NOW - timedelta(hours=1) >= due else timedelta())
+    assert datetime.fromtimestamp(int(moment), UTC) == later
+    assert "stale" not in card.split("</style>")[1]
+
+
+def test_a_trend_is_drawn_among_runs_that_were_asked_the_same(tmp_path: Path) -> None:
+    for hours, number, group in ((4, 1.0, "a"), (3, 70.0, "b"), (2, 2.0, "a")):
+        ran(tmp_path, hours, number=number, parameters={"group": group})
+    assert 'aria-label="2 runs, from 1 to 2"' in written(tmp_path)
+
+
+def test_the_index_is_written_by_one_at_a_time_and_a_holder_that_hangs_does_not_stop_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index, "_LOCK_SECONDS", 0.2)
+    ran(tmp_path, 1)
+    with (tmp_path / index._LOCK).open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        begin = time.monotonic()
+        assert "Nobody is needed" in written(tmp_path)
+        assert 0.2 <= time.monotonic() - begin < 5
+
+
 def test_a_run_that_was_broken_off_is_not_running_for_ever(tmp_path: Path) -> None:
     ran(tmp_path, 3, state="running", ended=None, pid=2**22 + 1, deadline_seconds=60.0)
     assert "broken off" in written(tmp_path)
@@ -115,7 +149,7 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
     ran(tmp_path, 2)
     page = written(tmp_path, **{"disk-report": HOSTILE})
     parsed = Texts(page)
-    assert parsed.tags.count("script") == 1  # the filter
+    assert parsed.tags.count("script") == 2  # the filter, and the look at the clock
     assert HOSTILE in "".join(parsed.words)
 
 
