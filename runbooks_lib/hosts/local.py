@@ -28,7 +28,7 @@ from runbooks_lib.hosts.host import (
     Script,
 )
 from runbooks_lib.hosts.outcome import gone_words, group_gone, not_begun, result_of
-from runbooks_lib.hosts.root import Asked, refuse_password, secret
+from runbooks_lib.hosts.root import Asked, refuse_password
 from runbooks_lib.hosts.wrapper import COMMAND, ROOT_COMMAND, Wrapped, end_group_script, password_command, wrap
 
 _CHUNK_BYTES = 65536
@@ -62,7 +62,7 @@ class LocalHost:
         started, begin = datetime.now(UTC), time.monotonic()
         wrapped = wrap(script.text, input)
         capture = Capture(wrapped.nonce, output_limit_bytes, script.end_marker, wrapped.notes_bytes)
-        asked = Asked(password_command, secret(self._sudo_password)) if script.root and self._sudo_password else None
+        asked = Asked(password_command, self._sudo_password) if script.root and self._sudo_password else None
         command = asked.command if asked else ROOT_COMMAND if script.root else COMMAND
         process = _Process(command, wrapped, capture, asked, self._name)
         with self._lock:
@@ -123,7 +123,7 @@ class LocalHost:
     def _ended(self, ending: Script) -> bool:
         wrapped = wrap(ending.text, b"")
         answer = Capture(wrapped.nonce, _CHUNK_BYTES)
-        asked = Asked(password_command, secret(self._sudo_password)) if ending.root and self._sudo_password else None
+        asked = Asked(password_command, self._sudo_password) if ending.root and self._sudo_password else None
         command = asked.command if asked else ROOT_COMMAND if ending.root else COMMAND
         process = _Process(command, wrapped, answer, asked, self._name)
         try:
@@ -252,7 +252,7 @@ class _Process:
             if asked.answered:
                 raise refuse_password(self._name)
             asked.answered += 1
-            self._to_send = memoryview(asked.password_line)
+            self._to_send = memoryview(asked.password_line())
 
     def stop(self) -> None:
         self.stopped = True

@@ -10,28 +10,22 @@ from typing import Any
 from runbooks_lib.hosts.capture import Capture
 from runbooks_lib.hosts.host import RootRefused
 from runbooks_lib.hosts.transport import send
+from runbooks_lib.secrets import resolve  # registers the value, so that every writer masks it
 
 
 class Asked:
-    """One use of the password: the command that asks for it with a prompt of our own. Its repr shows nothing."""
+    """One use of the password: the command that asks for it with a prompt of our own. The reference is looked up only
+    when sudo asks; the value is never an attribute of anything."""
 
-    def __init__(self, command: Callable[[str], str], password: str) -> None:
+    def __init__(self, command: Callable[[str], str], reference: str) -> None:
         self.prompt = "RP" + secrets.token_hex(16)
         self.command = command(self.prompt)
-        self.password_line = password.encode() + b"\n"
+        self._reference = reference
         self.answered = 0
 
-    def __repr__(self) -> str:
-        return "Asked(...)"
-
-
-def secret(reference: str | None) -> str:
-    """The value behind a secret reference. Raises what `runbooks_lib.secrets.resolve` raises."""
-    if reference is None:
-        return ""
-    from runbooks_lib.secrets import resolve  # registers the value for masking
-
-    return resolve(reference)
+    def password_line(self) -> bytes:
+        """What sudo reads. Raises what `runbooks_lib.secrets.resolve` raises."""
+        return resolve(self._reference).encode() + b"\n"
 
 
 def answer_sudo(asked: Asked, channel: Any, capture: Capture, end: float, name: str) -> None:
@@ -49,7 +43,7 @@ def answer_sudo(asked: Asked, channel: Any, capture: Capture, end: float, name: 
     capture.wait(end - time.monotonic(), lambda: is_ready() or prompts() > 0)
     if is_ready() or prompts() == 0:
         return
-    send(channel, asked.password_line, capture, end)
+    send(channel, asked.password_line(), capture, end)
     capture.wait(end - time.monotonic(), lambda: is_ready() or prompts() > 1)
     if prompts() > 1 and not is_ready():
         raise refuse_password(name)

@@ -29,7 +29,7 @@ from runbooks_lib.hosts.host import (
 )
 from runbooks_lib.hosts.known_hosts import KnownHosts
 from runbooks_lib.hosts.outcome import gone_words, group_gone, not_begun, result_of
-from runbooks_lib.hosts.root import Asked, answer_sudo, secret
+from runbooks_lib.hosts.root import Asked, answer_sudo
 from runbooks_lib.hosts.ssh_settings import SshSettings, resolve
 from runbooks_lib.hosts.transport import execute, open_capture, send
 from runbooks_lib.hosts.wrapper import COMMAND, ROOT_COMMAND, Wrapped, end_group_script, password_command, wrap
@@ -173,7 +173,7 @@ class SshHost:
         deadline_seconds: float,
     ) -> None:
         """Run to the end or raise; leaves `capture` complete. Raises _Lost when the connection died."""
-        asked = Asked(password_command, secret(self._sudo_password)) if script.root and self._sudo_password else None
+        asked = Asked(password_command, self._sudo_password) if script.root and self._sudo_password else None
         command = asked.command if asked else ROOT_COMMAND if script.root else COMMAND
         left = max(0.01, end - time.monotonic())
         allowed = min(left, CHANNEL_SECONDS if fresh else KEPT_CHANNEL_SECONDS)

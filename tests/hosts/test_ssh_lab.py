@@ -27,6 +27,7 @@ from runbooks_lib.hosts.host import (
     RootRefused,
     Script,
 )
+from runbooks_lib.hosts.local import LocalHost
 from runbooks_lib.hosts.pool import run_on_all
 from runbooks_lib.hosts.ssh import SshHost
 from runbooks_lib.hosts.ssh_settings import resolve
@@ -216,13 +217,15 @@ def test_root_that_is_not_allowed_is_a_clear_outcome_and_nothing_ran(tmp_path, u
     assert not trace.exists()
 
 
-def test_a_user_who_is_root_already_needs_no_sudo(tmp_path):
+@pytest.mark.parametrize("kind", ["ssh", "local"])
+@pytest.mark.parametrize("reference", [None, "env:RB_NEVER_SET_AND_NEVER_ASKED_FOR"])
+def test_a_user_who_is_root_already_needs_neither_sudo_nor_password(tmp_path, kind, reference):
     with Sshd(tmp_path) as sshd:
-        host = sshd.host(sudo_password="env:RB_NEVER_SET_BUT_NEVER_ASKED")
-        plain = sshd.host()
-        assert plain.run(Script("id -u; cat", root=True), input=b"x\n").stdout == b"0\nx\n"
+        host = sshd.host(sudo_password=reference) if kind == "ssh" else LocalHost(sudo_password=reference)
+        for data in (b"", b"x\n", b"\0" * 10_000):
+            result = host.run(Script("id -u; cat | wc -c", root=True), input=data)
+            assert result.stdout.split() == [b"0", str(len(data)).encode()]
         host.close()
-        plain.close()
 
 
 @pytest.mark.parametrize("input", [b"", b"in\n", b"\0" * 100_000], ids=["none", "small", "raw"])
