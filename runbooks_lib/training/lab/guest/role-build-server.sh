@@ -24,7 +24,7 @@ printf '[Unit]\nRequiresMountsFor=/srv/db\n' > /etc/systemd/system/postgresql@15
 systemctl daemon-reload
 
 install -d -o postgres -g postgres -m 0755 /srv/db/postgresql /srv/db/postgresql/15
-pg_createcluster 15 main --datadir /srv/db/postgresql/15/main --start-conf auto -- --data-checksums --auth-local peer
+pg_createcluster 15 main --datadir /srv/db/postgresql/15/main --start-conf auto -- --data-checksums
 conf=/etc/postgresql/15/main
 cat > $conf/conf.d/lab.conf <<'END'
 listen_addresses = '*'

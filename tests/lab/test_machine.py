@@ -1,0 +1,268 @@
+"""A practice machine's life: reached with ordinary checks, reset, power cut, ended."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from runbooks_lib.errors import UsageError
+from runbooks_lib.facts.collect import read_slow, read_snapshot
+from runbooks_lib.facts.samples import Sample
+from runbooks_lib.hosts.host import HostKeyChanged, Script
+from runbooks_lib.hosts.ssh import SshHost
+from runbooks_lib.hosts.ssh_settings import resolve
+from runbooks_lib.training.lab import faults, lab, world
+from runbooks_lib.training.lab.faults.sql import psql
+from runbooks_lib.training.lab.load import Load
+from runbooks_lib.training.lab.machine import Machine, connected
+from runbooks_lib.training.lab.processes import process_id
+
+pytestmark = [pytest.mark.lab, pytest.mark.vm]
+
+
+def rest(machine: Machine, path: str, body: object = None, timeout: float = 30) -> dict[str, object]:
+    address, port = machine.address("http")
+    data = None if body is None else json.dumps(body).encode()
+    with urllib.request.urlopen(f"http://{address}:{port}{path}", data=data, timeout=timeout) as answer:
+        said: dict[str, object] = json.load(answer)
+        return said
+
+
+def wait_finished(machine: Machine, build: dict[str, object]) -> None:
+    end = time.monotonic() + 90
+    number = int(str(build["id"]))
+    while psql(machine, f"select state from builds where id = {number}").strip() != "finished":  # noqa: S608
+        assert time.monotonic() < end
+        time.sleep(0.5)
+
+
+def test_the_role_is_what_it_promises(machine: Machine) -> None:
+    with connected(machine) as host:
+        slow = read_slow(host, ("lvm", "postgres"))
+    assert slow.lvm is not None
+    assert slow.lvm.value is not None
+    said = machine.sh("vgs --noheadings --units m --nosuffix --options vg_free data", changes=False)
+    assert float(said) > 2000
+    assert slow.postgres is not None
+    assert slow.postgres.value is not None
+    assert slow.postgres.value[0].data_directory == "/srv/db/postgresql/15/main"
+    assert psql(machine, "show data_checksums").strip() == "on"
+    assert machine.sh("findmnt -no FSTYPE /srv/db", changes=False).strip() == "ext4"
+    assert machine.sh("systemctl list-units --failed --no-legend", changes=False) == ""
+
+
+def test_the_volume_grows_under_a_running_database(machine: Machine) -> None:
+    with Load([machine.address("postgres")]) as load:
+        load.wait_acknowledged(10)
+        machine.sh("lvextend --quiet --resizefs --size +64M data/db")
+        load.wait_acknowledged(10)
+    assert load.verify().ok
+    machine.reset()
+
+
+def test_another_host_key_is_refused_as_for_any_host(machine: Machine, tmp_path: Path) -> None:
+    config = tmp_path / "ssh_config"
+    known = tmp_path / "known_hosts"
+    key = tmp_path / "other"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
+    known.write_text(f"{machine.name} {key.with_suffix('.pub').read_text()}")
+    config.write_text(machine.ssh_config.read_text().replace(str(machine.known_hosts), str(known)))
+    host = SshHost(machine.name, settings_source=lambda name: resolve(name, config_file=config))
+    with pytest.raises(HostKeyChanged):
+        host.run(Script("true"))
+    host.close()
+
+
+def test_openssh_reaches_it_with_the_same_files(machine: Machine) -> None:
+    said = subprocess.run(
+        ["ssh", "-F", str(machine.ssh_config), "-o", "BatchMode=yes", machine.name, "hostname"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert said.stdout.strip() == machine.name
+
+
+def test_no_way_leads_from_the_machine_to_anywhere(machine: Machine) -> None:
+    said = machine.sh("timeout 5 bash -c '</dev/tcp/10.0.2.2/22' 2>&1 && echo open || echo closed", changes=False)
+    assert said.split()[-1] == "closed"
+    assert machine.sh("ip route show default", changes=False) == ""
+
+
+def test_the_build_server_takes_builds_and_says_so_in_teamcitys_shape(machine: Machine) -> None:
+    build = rest(machine, "/app/rest/buildQueue", {"buildType": {"id": "Core_Compile"}})
+    assert build["state"] == "queued"
+    assert re.fullmatch(r"\d{8}T\d{6}\+0000", str(build["queuedDate"]))
+    queue = rest(machine, "/app/rest/buildQueue")
+    assert {"count", "href", "build"} <= set(queue)
+    agents = rest(machine, "/app/rest/agents?locator=connected:true")
+    assert agents["count"] == 3
+    wait_finished(machine, build)
+
+
+def test_the_build_server_stalls_quietly_when_the_disk_is_full_and_gets_on_when_it_is_not(machine: Machine) -> None:
+    faults.inject(machine, "disk-full-log")
+    for number in range(30):
+        try:
+            rest(machine, "/app/rest/buildQueue", {"buildType": {"id": f"Load_{number}"}}, timeout=10)
+        except OSError:
+            break
+    # Until it has met the full disk itself: the last free pages of its tables are used up first.
+    end = time.monotonic() + 90
+    page = ""
+    while "stalled" not in page and time.monotonic() < end:
+        psql_text = "insert into build_logs select min(id), repeat(md5(random()::text), 60) from builds"
+        machine.sh(
+            f'cd /; for n in 1 2 3 4 5; do runuser -u postgres -- psql -q buildserver -c "{psql_text}"; done',
+            check=False,
+        )
+        with contextlib.suppress(OSError):
+            rest(machine, "/app/rest/buildQueue", {"buildType": {"id": "More"}}, timeout=10)
+        address, port = machine.address("http")
+        try:
+            with urllib.request.urlopen(f"http://{address}:{port}/", timeout=10) as answer:
+                page = answer.read().decode()
+        except OSError as error:
+            page = str(getattr(error, "read", lambda: b"")())
+    assert "stalled" in page or "503" in page or "No space" in page, page
+    assert machine.sh("systemctl is-active build-server", changes=False).strip() == "active"
+    with connected(machine) as host:
+        cpu = read_snapshot(host, sample_seconds=2, deadline_seconds=60).rates.value
+    assert cpu is not None
+    faults.remove(machine, "disk-full-log")
+    build = rest(machine, "/app/rest/buildQueue", {"buildType": {"id": "After"}})
+    wait_finished(machine, build)
+    machine.reset()
+
+
+def test_the_collectors_say_what_node_exporter_says(machine: Machine) -> None:
+    with connected(machine) as host:
+        metrics = "python3 -c 'import urllib.request as u; print(u.urlopen(\"http://127.0.0.1:9100/metrics\").read().decode())'"
+        before = exported(host.run(Script(metrics, name="node_exporter"), deadline_seconds=60).stdout.decode())
+        ours = read_snapshot(host, sample_seconds=0, deadline_seconds=60).samples()
+        after = exported(host.run(Script(metrics, name="node_exporter"), deadline_seconds=60).stdout.decode())
+    compared = 0
+    wrong = []
+    for sample in ours:
+        key = (sample.name, frozenset(sample.labels.items()))
+        if key not in before or key not in after:
+            continue
+        low, high = sorted((before[key], after[key]))
+        slack = 0.02 * max(abs(low), abs(high)) + slack_of(sample)
+        compared += 1
+        if not low - slack <= sample.value <= high + slack:
+            wrong.append((sample, low, high))
+    assert not wrong
+    assert compared > 60, compared
+
+
+def slack_of(sample: Sample) -> float:
+    """What may come and go between two readings: some megabytes of memory, a few processes and sockets."""
+    return 24 * 1024**2 if sample.name.endswith("_bytes") else 3.0
+
+
+def exported(text: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    found = {}
+    for line in text.splitlines():
+        match = re.fullmatch(r"([a-zA-Z_:][\w:]*)(?:\{(.*)\})? (\S+)", line)
+        if match:
+            labels = frozenset(re.findall(r'(\w+)="((?:[^"\\]|\\.)*)"', match[2] or ""))
+            found[(match[1], labels)] = float(match[3])
+    return found
+
+
+def test_a_reset_brings_back_memory_and_disks_within_seconds(machine: Machine) -> None:
+    machine.reset()
+    before = world.look(machine)
+    rows = "select count(*) from acknowledged"
+    count = psql(machine, rows)
+    machine.sh("touch /srv/db/here /root/there; systemctl stop build-server; rm -rf /srv/db/postgresql/15/main/base")
+    machine.throttle(operations_per_second=5)
+    machine.cable(plugged=False)
+    seconds = machine.reset()
+    print(f"reset: {seconds:.1f} s")
+    assert world.differences(before, world.look(machine)) == []
+    assert psql(machine, rows) == count
+    assert machine.sh("ls /root", changes=False) == ""
+    with connected(machine) as host:
+        clock = read_snapshot(host, sample_seconds=0, deadline_seconds=60).clock.value
+    assert clock is not None
+    assert abs(clock.offset_seconds) < 5 + clock.uncertainty_seconds
+
+
+def test_a_power_cut_during_writes_loses_nothing_that_was_acknowledged(machine: Machine, tmp_path: Path) -> None:
+    log = tmp_path / "acknowledged"
+    with Load([machine.address("postgres")], clients=4, commits_per_second=0, log=log) as load:
+        load.wait_acknowledged(200)
+        machine.power_cut()
+        before = load.acknowledged
+        machine.wait_ready()
+        load.wait_acknowledged(20, seconds=60)
+    verdict, gap = load.verify(), load.longest_gap()
+    print(f"power cut: {verdict}, gap {gap}, {before} acknowledged before it")
+    assert verdict.ok, verdict
+    assert verdict.acknowledged > before
+    assert gap.seconds > 3
+    assert len(log.read_text().splitlines()) == verdict.acknowledged
+    said = machine.sh("grep -c 'database system was not properly shut down' /var/log/postgresql/*.log", changes=False)
+    assert int(said.split(":")[-1]) >= 1
+    machine.sh(
+        "cd /; runuser -u postgres -- /usr/lib/postgresql/15/bin/pg_amcheck --install-missing --all --heapallindexed",
+        deadline_seconds=120,
+    )
+    machine.reset()
+
+
+def test_the_oracle_finds_what_is_really_lost(machine: Machine) -> None:
+    with Load([machine.address("postgres")]) as load:
+        load.wait_acknowledged(30)
+    psql(machine, "delete from acknowledged where number = 3")
+    psql(machine, "insert into acknowledged select client, 999999 from acknowledged order by written_at desc limit 1")
+    verdict = load.verify()
+    assert not verdict.ok
+    assert {number for _, number in verdict.lost} == {3}
+    assert [number for _, number in verdict.invented] == [999999]
+
+
+def test_a_name_that_is_up_is_not_started_twice(machine: Machine) -> None:
+    with pytest.raises(UsageError, match="is up"):
+        lab.up(machine.name)
+
+
+CRASHING = """
+import os, sys
+from runbooks_lib.training.lab import lab
+machine = lab.up(sys.argv[1], role_name="database", held=True, save=False)
+print("up", flush=True)
+input()
+"""
+
+
+def test_a_killed_operators_machine_is_found_and_ended_by_the_next_list() -> None:
+    name = f"crash-{os.getpid()}"
+    with subprocess.Popen(
+        [sys.executable, "-c", CRASHING, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as operator:
+        assert operator.stdout is not None
+        assert operator.stdout.readline() == "up\n"
+        qemu = lab.find(name).record.process
+        assert qemu is not None
+        assert qemu.alive
+        os.kill(operator.pid, signal.SIGKILL)
+        operator.wait()
+    assert qemu.alive, "it outlives its operator, and that is why somebody has to look"
+    assert (name, True) in [(ended.name, ended.gone) for ended in lab.end_left_overs()]
+    assert not qemu.alive
+    assert process_id(qemu.pid) is None or process_id(qemu.pid) != qemu
+    assert name not in [machine.name for machine in lab.machines()]

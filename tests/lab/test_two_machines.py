@@ -1,0 +1,62 @@
+"""The other filesystem, the other role, and the link between two machines."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from runbooks_lib.training.lab import faults, lab, world
+from runbooks_lib.training.lab.load import Load
+from runbooks_lib.training.lab.machine import Machine
+
+pytestmark = [pytest.mark.lab, pytest.mark.vm]
+
+LINK = f"pair-{os.getpid()}"
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[tuple[Machine, Machine]]:
+    with (
+        lab.held_machine(f"old-{os.getpid()}", filesystem="xfs", link=LINK, say=print) as old,
+        lab.held_machine(f"new-{os.getpid()}", role_name="database", link=LINK, save=False, say=print) as new,
+    ):
+        yield old, new
+
+
+def test_the_database_can_lie_on_xfs_and_its_faults_can_be_made_there(pair: tuple[Machine, Machine]) -> None:
+    old, _ = pair
+    assert old.sh("findmnt -no FSTYPE /srv/db", changes=False).strip() == "xfs"
+    before = world.look(old)
+    for name in ("disk-full-deleted", "read-only"):
+        assert faults.inject(old, name).present
+        faults.remove(old, name)
+        assert not faults.fault(name).observe(old).present
+        assert world.differences(before, world.look(old)) == []
+
+
+def test_a_standby_on_the_empty_host_follows_over_the_link(pair: tuple[Machine, Machine]) -> None:
+    old, new = pair
+    with Load([old.address("postgres"), new.address("postgres")]) as load:
+        load.wait_acknowledged(20)
+        new.sh(
+            """cd /; cluster=/srv/db/postgresql/15/main
+ping -c 1 -W 5 10.77.0.1 > /dev/null 2>&1 || true
+PGPASSWORD=replicator runuser -u postgres -- /usr/lib/postgresql/15/bin/pg_basebackup -h 10.77.0.1 -U replicator \
+    -D $cluster -X stream -c fast -R -d 'host=10.77.0.1 user=replicator password=replicator'
+pg_createcluster 15 main --datadir $cluster
+printf "listen_addresses = '*'\\nmax_connections = 60\\nwal_level = logical\\n" \
+    > /etc/postgresql/15/main/conf.d/lab.conf
+echo 'host all all 10.0.2.0/24 scram-sha-256' >> /etc/postgresql/15/main/pg_hba.conf
+systemctl start postgresql@15-main""",
+            deadline_seconds=240,
+        )
+        load.wait_acknowledged(20)
+        # The move itself: the old one stops cleanly, the new one takes over, and clients follow by themselves.
+        old.sh("systemctl stop build-server postgresql@15-main", deadline_seconds=60)
+        new.sh("cd /; runuser -u postgres -- psql -qAt -c 'select pg_promote()'", deadline_seconds=60)
+        load.wait_acknowledged(20, seconds=60)
+    verdict = load.verify(new.address("postgres"))
+    print(f"move: {verdict}, gap {load.longest_gap()}, {load.refusals}")
+    assert verdict.ok, verdict
