@@ -94,7 +94,7 @@ def real_fleet(directory: Path, count: int) -> Iterator[Fleet]:
 
 
 @contextlib.contextmanager
-def mock_fleet(directory: Path, count: int, *, rtt_ms: int, hang_every: int = 0) -> Iterator[Fleet]:
+def mock_fleet(directory: Path, count: int, *, rtt_ms: int, exec_ms: int = 0, hang_every: int = 0) -> Iterator[Fleet]:
     """`count` addresses of the mock server; every `hang_every`th accepts TCP and never speaks."""
     directory.mkdir(parents=True, exist_ok=True)
     addresses = _addresses("127.88.0.1", count)
@@ -109,6 +109,7 @@ def mock_fleet(directory: Path, count: int, *, rtt_ms: int, hang_every: int = 0)
         [
             _build(directory),
             *("-key", directory / "host_key", "-addresses", directory / "addresses", "-rtt", f"{rtt_ms}ms"),
+            *("-exec", f"{exec_ms}ms"),
             *("-stdout", directory / "stdout", "-stderr", directory / "stderr", "-plain", directory / "plain"),
             *("-command", COMMAND, "-terminator", (directory / "terminator").read_text()),
         ],

@@ -1,6 +1,8 @@
 // mockd: a light SSH server for the benchmark only. It lets anyone in, runs nothing, and plays one recorded answer.
 //
-// Every write is held back for one round trip (-rtt), in order, as a distant host would seem to the client.
+// Every write is held back for one round trip (-rtt), in order, as a distant host would seem to the client; the first one
+// (the banner) for two, since on loopback the TCP handshake itself costs nothing. An answer takes as long as the script does
+// (-exec).
 // On an address of -hang the TCP connection is accepted and nothing is ever said.
 //
 // The recorded answer holds the nonces of its recording as \x01<index>\x01; they are replaced by those that the client
@@ -29,6 +31,7 @@ var (
 	command    = flag.String("command", "", "the exec request whose stdin holds the nonces")
 	terminator = flag.String("terminator", "", "the last bytes of what the client sends")
 	rtt        = flag.Duration("rtt", 0, "round trip time")
+	execTime   = flag.Duration("exec", 0, "how long a script takes")
 	template   [2][]byte
 	plain      []byte
 )
@@ -38,6 +41,7 @@ type delayed struct {
 	net.Conn
 	queue chan packet
 	once  sync.Once
+	begun bool
 }
 
 type packet struct {
@@ -66,7 +70,12 @@ func (d *delayed) Write(b []byte) (n int, err error) {
 			err = net.ErrClosed
 		}
 	}()
-	d.queue <- packet{time.Now().Add(*rtt), append([]byte(nil), b...)}
+	due := time.Now().Add(*rtt)
+	if !d.begun {
+		d.begun = true
+		due = due.Add(*rtt)
+	}
+	d.queue <- packet{due, append([]byte(nil), b...)}
 	return len(b), nil
 }
 
@@ -88,6 +97,7 @@ func fill(t []byte, found [][]byte) []byte {
 func answer(ch ssh.Channel, cmd string) {
 	defer ch.Close()
 	if cmd != *command {
+		time.Sleep(*execTime)
 		ch.Write(plain)
 	} else {
 		var got []byte
@@ -107,6 +117,7 @@ func answer(ch ssh.Channel, cmd string) {
 				found = append(found, m)
 			}
 		}
+		time.Sleep(*execTime)
 		ch.Write(fill(template[0], found))
 		ch.Stderr().Write(fill(template[1], found))
 	}
