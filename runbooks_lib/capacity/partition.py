@@ -31,8 +31,8 @@ Resource = Literal["bytes", "inodes"]
 Dates = tuple[date | None, date | None, date | None]
 
 # Chances are never said to be lower than these (7, 30, 90 days): what the backtest saw come true where less was said,
-# and no past holds every accident (docs/forecasting.md).
-FLOORS: Mapping[int, float] = {7: 0.02, 30: 0.05, 90: 0.15}
+# and no past holds every accident; twice as much below 90 days of history (docs/forecasting.md).
+FLOORS: Mapping[int, float] = {7: 0.02, 30: 0.05, 90: 0.08}
 STALE_DAYS = 30  # an older last sample says nothing about today
 _MEMORY = frozenset({"tmpfs", "ramfs", "devtmpfs"})
 _IMAGES = frozenset({"squashfs", "iso9660", "udf", "erofs", "cramfs"})
@@ -361,7 +361,9 @@ class _Question:
     def _chances(self, told: Forecast, stale: int) -> dict[int, float]:
         reach = _reach(told)
         chances = {}
-        for within, floor in FLOORS.items():
+        young = 2.0 if told.tier == "days" else 1.0
+        for within, least in FLOORS.items():
+            floor = young * least
             if within > reach or within + stale > told.horizon_days:
                 chances[within] = float("nan")
             else:
