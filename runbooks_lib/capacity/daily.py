@@ -16,7 +16,7 @@ _DAY_SECONDS = 86_400
 _DAILY_SPACING_SECONDS = 20 * 3600
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DailyValues:
     """`values[i]` is the highest value of day i (interpolated where `observed[i]` is False); day -1 is the last one.
 

@@ -25,7 +25,7 @@ class CannotTellError(RunbookError):
     """A question was put to a forecast that was refused; the message is the reason of the refusal."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Forecast:
     """Possible futures of one series, and what they say.
 

@@ -41,7 +41,7 @@ _DAYS_TIER_LONGEST = 30
 _RANK = {"crossed": 0, "act": 1, "watch": 2, "cannot tell": 3, "ok": 4}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Outlook:
     """Everything that the report says about one partition, in the unit of `resource` (bytes or inodes).
 

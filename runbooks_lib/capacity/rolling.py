@@ -28,7 +28,7 @@ OURS = "ours"
 _DAY = np.timedelta64(86_400, "s")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Curve:
     """One record to test on: `source` names what is not independent (a host, a repository)."""
 
@@ -95,7 +95,7 @@ class Arrival:
     cover80: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Backtest:
     """All marks of a backtest by method, and the tables over them."""
 

@@ -11,7 +11,7 @@ from runbooks_lib.capacity.daily import Floats
 from runbooks_lib.capacity.growth import Forecast
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Mark:
     """One forecast of one series from one origin, compared with what came. Arrays are per horizon unless said.
 
