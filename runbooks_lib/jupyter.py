@@ -41,7 +41,10 @@ _OVERRIDES = {
         "doNotDisturbMode": True,
     }
 }
-_IPYTHON = "c.HistoryManager.enabled = False  # what is typed in an incident is not kept in a database\n"
+_IPYTHON = """\
+c.HistoryManager.enabled = False  # what is typed in an incident is not kept in a database
+c.InteractiveShellApp.extensions = ["runbooks_lib.reports.kernel"]  # what is read as a secret is shown as ***
+"""
 
 
 @dataclass(frozen=True)
