@@ -2,7 +2,7 @@
 PYTHON ?=
 BIN = .venv/bin
 
-.PHONY: help setup demo test lab-test check format docs bench bench-forecast lock clean
+.PHONY: help setup demo test lab-test vm-test check format docs bench bench-forecast lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' Makefile | expand -t 20
@@ -14,10 +14,14 @@ demo: setup ## the main job on this machine: practice host, collection over SSH,
 	@$(BIN)/runbook demo
 
 test: setup ## the tests that need neither root nor system packages
-	@$(BIN)/python -m pytest -q -m "not lab"
+	@$(BIN)/python -m pytest -q -m "not lab and not vm"
 
 lab-test: setup ## the tests on real services (root; .ci/run installs what they need)
-	@$(BIN)/python -m pytest -q -m lab
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r tests/browser/requirements.txt
+	@$(BIN)/python -m pytest -q -m "lab and not vm"
+
+vm-test: setup ## the tests on practice machines (qemu, mmdebstrap): minutes, not seconds
+	@$(BIN)/python -m pytest -q -m vm
 
 check: setup ## style, types, floors of the house
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports --no-cache
