@@ -53,7 +53,15 @@ def lab_host() -> None:
 @click.option("--role", "role_name", default="build-server", show_default=True, help="build-server or database.")
 @click.option("--filesystem", default="ext4", show_default=True, help="Of the database's volume: ext4 or xfs.")
 @click.option("--link", metavar="LINK", help="Join it with the other machine that names this link.")
-@click.option("--memory", "memory_mb", default=1024, show_default=True, metavar="MB", type=click.IntRange(512, 16384))
+@click.option(
+    "--memory",
+    "memory_mb",
+    default=1024,
+    show_default=True,
+    metavar="MB",
+    type=click.IntRange(512, 16384),
+    help="Of the machine.",
+)
 def up(name: str, role_name: str, filesystem: str, link: str | None, memory_mb: int) -> None:
     """Start a machine; the first time its image is built (minutes)."""
     from runbooks_lib.training.lab import lab
@@ -154,8 +162,8 @@ def fault(fault_name: str | None, name: str, remove: bool, observe: bool) -> Non
 
 @lab_host.command()
 @_name
-@click.option("--seconds", default=60, show_default=True, type=click.IntRange(1, 86400))
-@click.option("--clients", default=4, show_default=True, type=click.IntRange(1, 40))
+@click.option("--seconds", default=60, show_default=True, type=click.IntRange(1, 86400), help="How long.")
+@click.option("--clients", default=4, show_default=True, type=click.IntRange(1, 40), help="How many at once.")
 @click.option("--rate", default=50.0, show_default=True, help="Commits a second of all clients together.")
 @click.option("--log", type=click.Path(path_type=Path), help="Keep each acknowledged number in this file.")
 def load(name: str, seconds: int, clients: int, rate: float, log: Path | None) -> None:

@@ -90,7 +90,7 @@ def command_line(image: Image, disks: Disks, start: Start) -> list[str]:
     forwards = "".join(f",hostfwd=tcp:{LOOPBACK}:{start.ports[name]}-:{GUEST_PORTS[name]}" for name in start.ports)
     kernel_arguments = "root=/dev/vda rw console=ttyS0 net.ifnames=0 mitigations=off systemd.show_status=false quiet"
     kernel_arguments += " systemd.mask=serial-getty@ttyS0.service"  # it hangs up whoever writes to the console
-    cpu = "host" if start.acceleration == "kvm" else "max"
+    cpu = "host" if start.acceleration == "kvm" else "max,la57=off"  # five-level page tables only cost time here
     accelerator = "kvm" if start.acceleration == "kvm" else "tcg,thread=multi,tb-size=256"
     mac = f"{start.mac_suffix >> 8:02x}:{start.mac_suffix & 255:02x}"
     line = [

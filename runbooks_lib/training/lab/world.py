@@ -19,7 +19,7 @@ _COMMANDS: Mapping[str, str] = {
     "network queue": "tc qdisc show dev eth0 | grep -c netem || true",
     "swap": "swapon --show=NAME --noheadings",
     "files": "find /srv -path '*/15/main' -prune -o -name lost+found -prune -o -type f -print | sort",
-    "deleted files": "lsof -nP +L1 /srv/db 2>/dev/null | grep -c -v pgsql || true",
+    "deleted files": "lsof -nP +L1 /srv/db 2>/dev/null | grep -v -e COMMAND -e /postgresql/ | wc -l",
 }
 _SQL: Mapping[str, str] = {
     "settings": "select name, setting from pg_settings where source in ('configuration file', 'override') order by 1",

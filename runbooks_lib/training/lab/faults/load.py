@@ -29,9 +29,7 @@ def _cpu_in(machine: Machine) -> None:
 
 def _cpu_seen(machine: Machine) -> Observation:
     """The load of two seconds by vmstat: how much of the CPU was idle."""
-    said = machine.sh(
-        f"vmstat 2 2 | tail -n 1 | tr -s ' ' | cut -d ' ' -f 16; {held('cpu-hog')}", changes=False
-    ).split()
+    said = machine.sh(f"vmstat 2 2 | tail -n 1 | awk '{{ print $15 }}'; {held('cpu-hog')}", changes=False).split()
     return Observation(int(said[0]) < 10 and "active" in said, f"vmstat: {said[0]} % idle")
 
 

@@ -34,14 +34,14 @@ def _loss_in(machine: Machine) -> None:
 
 
 def _loss_seen(machine: Machine) -> Observation:
-    """Dropped packets, as the kernel's queue counts them while a megabyte is on its way to us."""
+    """Dropped packets, as the kernel's queue counts them while 300 kB are on their way to us."""
     before = _dropped(machine)
     if before is None:
         return Observation(False, "tc: no loss")
-    machine.sh("head -c 1000000 /dev/zero", changes=False, deadline_seconds=120)
+    machine.sh("head -c 300000 /dev/zero", changes=False, deadline_seconds=120)
     after = _dropped(machine)
     lost = (after or 0) - before
-    return Observation(lost > 3, f"tc: {lost} packets dropped while a megabyte was sent")
+    return Observation(lost > 3, f"tc: {lost} packets dropped while 300 kB were sent")
 
 
 def _dropped(machine: Machine) -> int | None:

@@ -35,6 +35,8 @@ ADDRESS = ("0.0.0.0", 8111)  # noqa: S104 - inside the machine; the operator's s
 AGENTS = ("agent-1", "agent-2", "agent-3")
 VERSION = "2026.1 (lab)"
 RETRY_SECONDS = 2.0
+IDLE_SECONDS = 0.5
+HEARTBEAT_SECONDS = 5.0
 BUILD_ROUNDS = 40  # of hashing 64 KiB: some CPU for every build, so that a stall shows as missing load
 LOG_LINES = 20
 STARTED = datetime.now(UTC)
@@ -123,16 +125,19 @@ class Scheduler(threading.Thread):
     def run(self) -> None:
         # A build that was running when the server died was never finished: it waits again.
         self.write("update builds set state = 'queued', agent = null, started_at = null where state = 'running'")
+        seen = 0.0
         while True:
-            self.write(
-                "insert into agents select name, now() from unnest(%s) name"
-                " on conflict (name) do update set seen_at = excluded.seen_at",
-                [agent.name for agent in self.agents],
-            )
+            if time.monotonic() - seen > HEARTBEAT_SECONDS:
+                self.write(
+                    "insert into agents select name, now() from unnest(%s) name"
+                    " on conflict (name) do update set seen_at = excluded.seen_at",
+                    [agent.name for agent in self.agents],
+                )
+                seen = time.monotonic()
             busy = False
             for agent in self.agents:
                 busy = self.serve(agent) or busy
-            time.sleep(0.02 if busy else 0.25)
+            time.sleep(0.02 if busy else IDLE_SECONDS)
 
     def serve(self, agent: Agent) -> bool:
         # In this order: an agent reports before it is idle, so an idle one's report is seen before its next build.
