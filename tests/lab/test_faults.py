@@ -18,7 +18,8 @@ from runbooks_lib.training.lab import faults, world
 from runbooks_lib.training.lab.load import Load
 from runbooks_lib.training.lab.machine import Machine, connected
 
-pytestmark = [pytest.mark.lab, pytest.mark.vm]
+# The first test of a run may have to build the image.
+pytestmark = [pytest.mark.lab, pytest.mark.vm, pytest.mark.timeout(1200)]
 
 DEADLINE_SECONDS = 60.0
 

@@ -27,7 +27,8 @@ from runbooks_lib.training.lab.load import Load
 from runbooks_lib.training.lab.machine import Machine, connected
 from runbooks_lib.training.lab.processes import process_id
 
-pytestmark = [pytest.mark.lab, pytest.mark.vm]
+# The first test of a run may have to build the image.
+pytestmark = [pytest.mark.lab, pytest.mark.vm, pytest.mark.timeout(1200)]
 
 
 def rest(machine: Machine, path: str, body: object = None, timeout: float = 30) -> dict[str, object]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import tarfile
@@ -255,3 +257,23 @@ def test_two_machines_fit_on_a_link_and_a_third_does_not(where: Places) -> None:
         write_record(directory, record(f"m{number}", link=end))
     with pytest.raises(UsageError, match="already joins two"):
         lab._link_end(where, "pair")
+
+
+def test_a_qemu_of_a_killed_preparing_is_found_and_one_that_is_being_used_is_not(where: Places) -> None:
+    target = where.images / "role-1"
+    program = ["sh", "-c", "sleep 600; true", "runbooks-lab-prepare"]
+    with image.making(target, lab.silent) as fresh:
+        assert fresh is not None
+        with subprocess.Popen(program, cwd=fresh, start_new_session=True) as qemu:
+            assert lab.end_left_overs(where) == []
+            assert qemu.poll() is None
+            os.killpg(qemu.pid, signal.SIGKILL)
+    left = where.images / ".role-2.being-made"
+    left.mkdir()
+    with subprocess.Popen(program, cwd=left, start_new_session=True) as qemu:
+        try:
+            assert [ended.gone for ended in lab.end_left_overs(where)] == [True]
+            assert qemu.wait(timeout=5) < 0
+        finally:
+            os.killpg(qemu.pid, signal.SIGKILL)
+    assert not left.exists()

@@ -134,6 +134,17 @@ def making(directory: Path, say: Say) -> Iterator[Path | None]:
         fresh.rename(directory)
 
 
+def nobody_makes(fresh: Path) -> bool:
+    """True when no process holds the lock of a directory that is being made: its maker was killed."""
+    name = fresh.name.removeprefix(".").removesuffix(".being-made")
+    with fresh.with_name(f".{name}.lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
+
+
 def debian_codename() -> str:
     """The release of this machine, as its packages come from. Raises LabUnavailable when it is no Debian."""
     release: dict[str, str] = {}

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from runbooks_lib.errors import RunbookError, UsageError
-from runbooks_lib.training.lab.image import Image, Say, ensure_image
+from runbooks_lib.training.lab.image import Image, Say, ensure_image, nobody_makes
 from runbooks_lib.training.lab.machine import Machine, write_ssh_files
 from runbooks_lib.training.lab.needs import (
     RUN_PROGRAMS,
@@ -151,8 +151,16 @@ def end_left_overs(where: Places | None = None) -> list[Ended]:
                 why = "its qemu had ended"
             if why:
                 ended.append(Ended(path.name, why, Machine(path).end()))
-        for process, directory in _stray_processes(where):
-            ended.append(Ended(directory.name, "its files were gone", process.kill()))
+        for directory, processes in _our_qemus(where).items():
+            if directory.parent == where.machines and not directory.exists():
+                why = "its files were gone"
+            elif directory.parent == where.images and nobody_makes(directory):
+                why = "who was preparing a role is gone"
+            else:
+                continue
+            gone = [process.kill() for process in processes]
+            shutil.rmtree(directory, ignore_errors=True)
+            ended.append(Ended(directory.name, why, all(gone)))
     return ended
 
 
@@ -240,21 +248,22 @@ def _link_end(where: Places, link: str | None) -> tuple[str, int] | None:
     return link, free[0]
 
 
-def _stray_processes(where: Places) -> list[tuple[ProcessId, Path]]:
-    """Our qemu processes that run in a directory of this lab which is gone."""
-    found = []
+def _our_qemus(where: Places) -> dict[Path, list[ProcessId]]:
+    """Our processes that are qemu for this lab, by the directory that they run in, which may be gone."""
+    found: dict[Path, list[ProcessId]] = {}
     for path in Path("/proc").iterdir():
         if not path.name.isdigit():
             continue
         with contextlib.suppress(OSError):
             if path.stat().st_uid != os.geteuid():
                 continue
-            directory = str((path / "cwd").readlink()).removesuffix(" (deleted)")
+            directory = Path(str((path / "cwd").readlink()).removesuffix(" (deleted)"))
+            if directory.parent not in (where.machines, where.images):
+                continue
             words = (path / "cmdline").read_bytes().split(b"\0")
-            ours = Path(directory).parent == where.machines and any(w.startswith(b"runbooks-lab-") for w in words)
-            process = process_id(int(path.name)) if ours and not Path(directory).exists() else None
-            if process is not None:
-                found.append((process, Path(directory)))
+            process = process_id(int(path.name))
+            if process is not None and any(word.startswith(b"runbooks-lab-") for word in words):
+                found.setdefault(directory, []).append(process)
     return found
 
 
