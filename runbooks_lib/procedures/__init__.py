@@ -1,0 +1,1 @@
+"""The procedures themselves: each module is a list of steps that reads like a checklist."""

@@ -1,0 +1,193 @@
+"""Being beside a detached command: attach, show how far it is, watch what must stay true, end it when it must be."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from runbooks_lib.errors import RunbookError
+from runbooks_lib.hosts.host import HostError
+from runbooks_lib.runbook import job, words
+from runbooks_lib.runbook.change import Became, Changed, settle
+from runbooks_lib.runbook.check import Answer, CannotTell, ask, bounded, read
+from runbooks_lib.runbook.quoting import text_of
+from runbooks_lib.runbook.run import Run, Stopped
+from runbooks_lib.runbook.state import StepState
+from runbooks_lib.runbook.step import Command, Known, Step, Watcher
+
+POLL_SECONDS = 1.0
+SAY_SECONDS = 5.0
+PATIENCE_SECONDS = 120.0  # so long may the host be out of reach; the job does not mind
+_BLIND_LOOKS = 3
+
+
+def run_detached(run: Run, step: Step, command: Command, name: str, attempt: int) -> Changed:
+    """Start one command as a job and stay beside it until it ends."""
+    run.journal.append(
+        "change", step.name, change=name, attempt=attempt, command=command.text, root=command.root, detached=True
+    )
+    try:
+        job.start(run.host, command, run.lock, run=run.name, change=name)
+    except HostError as error:
+        came = Changed(Became.UNKNOWN, None, "", str(error))
+        run.note_change(step, name, came)
+        return came
+    except RunbookError as error:
+        came = Changed(Became.NOT_BEGUN, None, "", str(error))
+        run.note_change(step, name, came)
+        return came
+    return follow(run, step, name, root=command.root)
+
+
+def attach(run: Run, step: Step, mine: StepState) -> None:
+    """Go on beside the jobs of a step that nobody saw the end of."""
+    for name in mine.open_changes:
+        if name not in mine.jobs:
+            continue
+        root = any(command.root for command in run.promised_commands(step))
+        found = job.look(run.host, run.options.places, run=run.name, change=name, root=root)
+        if found.state is job.JobState.NONE:
+            for each, came in settle(run.host, run.options.places, run.name, [name], root=root).items():
+                run.note_change(step, each, came)
+        else:
+            run.options.operator.say(f"{step.name}: attached to its job ({found.state})")
+            follow(run, step, name, root=root)
+
+
+def end_jobs(run: Run, step: Step, mine: StepState) -> None:
+    """End what still runs of a step's jobs, proven. Raises Stopped when that cannot be proven."""
+    for name in mine.open_changes:
+        if name in mine.jobs:
+            root = any(command.root for command in run.promised_commands(step))
+            _end(run, step, name, root, "the step is being undone")
+
+
+def follow(run: Run, step: Step, name: str, *, root: bool) -> Changed:
+    """Stay beside a job until it ends; what came of it is written down.
+
+    Raises Stopped when a watcher says no, when the deadline passes (the job is ended, proven), or when the host stays
+    out of reach (the job goes on).
+    """
+    beside = _Beside(run, step, name, root)
+    while True:
+        found = beside.look()
+        beside.tell(found)
+        if found.state is job.JobState.ENDED:
+            came = Changed(Became.ENDED, found.exit_status, bounded(text_of(beside.tail).strip("\n")))
+            break
+        if found.state is not job.JobState.RUNNING:
+            _end(run, step, name, root, "it left no exit status")
+            return Changed(Became.CUT, None, bounded(text_of(beside.tail)), "it was killed, or the host was restarted")
+        if why := beside.broken():
+            _end(run, step, name, root, why)
+            raise run.stop(step, f"its job was ended, and its process group is gone: {why}", "failed")
+        time.sleep(POLL_SECONDS)
+    run.note_change(step, name, came)
+    return came
+
+
+@dataclass
+class _Beside:
+    run: Run
+    step: Step
+    name: str
+    root: bool
+    tail: bytes = b""
+    offset: int = 0
+    said: float = 0.0
+    due: dict[int, float] = field(default_factory=dict)
+    blind: dict[int, int] = field(default_factory=dict)
+    first: tuple[float, float] | None = None
+
+    def look(self) -> job.JobLook:
+        """How the job is; a host that is out of reach for a while is waited for. Raises Stopped."""
+        end = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            try:
+                found = job.look(
+                    self.run.host,
+                    self.run.options.places,
+                    run=self.run.name,
+                    change=self.name,
+                    root=self.root,
+                    offset=self.offset,
+                )
+                self.offset += len(found.log)
+                self.tail = (self.tail + found.log)[-8000:]
+                return found
+            except HostError as error:
+                if time.monotonic() > end:
+                    self.run.journal.append("cannot tell", self.step.name, why=str(error))
+                    raise Stopped(
+                        f"the host has been out of reach for {PATIENCE_SECONDS:g} s: {error}",
+                        where=self.run.host.name,
+                        true_now="the job goes on there, or has ended; the lock on the host is kept",
+                        next=words.how_to_go_on(self.run.name) + " (resume attaches to the job)",
+                    ) from error
+                time.sleep(POLL_SECONDS)
+
+    def tell(self, found: job.JobLook) -> None:
+        """Show how far it is, every few seconds."""
+        now = time.monotonic()
+        if found.state is not job.JobState.RUNNING or now - self.said < SAY_SECONDS:
+            return
+        self.said = now
+        last = text_of(self.tail).rstrip("\n").rpartition("\n")[2][-160:]
+        self.run.options.operator.say(f"{self.step.name}: running{self._progress()}" + (f"; {last}" if last else ""))
+
+    def _progress(self) -> str:
+        if self.step.progress is None:
+            return ""
+        try:
+            done, total = (float(each) for each in read(self.run.host, self.step.progress, self._known()))
+        except (CannotTell, TypeError, ValueError):
+            return ", progress cannot be told"
+        now = time.monotonic()
+        self.first = self.first or (now, done)
+        text = f", {done:.0f} of {total:.0f}"
+        seconds, gone = now - self.first[0], done - self.first[1]
+        if seconds > 0 and gone > 0:
+            text += f", {gone / seconds:.3g}/s, about {max(0.0, total - done) / (gone / seconds):.0f} s left"
+        return text
+
+    def broken(self) -> str:
+        """Why the job must end now; empty when it may go on."""
+        announced = next(
+            entry.time
+            for entry in self.run.journal.entries
+            if entry.kind == "change" and entry.data["change"] == self.name
+        )
+        if (datetime.now(UTC) - announced).total_seconds() > self.step.deadline_seconds:
+            return f"it did not end within {self.step.deadline_seconds:g} s"
+        for number, watcher in enumerate(self.step.watchers):
+            if time.monotonic() >= self.due.get(number, 0.0):
+                self.due[number] = time.monotonic() + watcher.every_seconds
+                if why := self._watch(number, watcher):
+                    return why
+        return ""
+
+    def _watch(self, number: int, watcher: Watcher) -> str:
+        observed = ask(self.run.host, watcher.check, self._known())
+        if observed.answer is Answer.NO:
+            self.run.note(self.step, observed)
+            return f"it is no longer so that {observed.check}: {observed.evidence}"
+        self.blind[number] = self.blind.get(number, 0) + 1 if observed.answer is Answer.CANNOT_TELL else 0
+        if self.blind[number] >= _BLIND_LOOKS:
+            self.run.note(self.step, observed)
+            return f"{_BLIND_LOOKS} times in a row it could not be told whether {observed.check}: {observed.evidence}"
+        return ""
+
+    def _known(self) -> Known:
+        return self.run.known(self.step, self.run.state.step(self.step.name))
+
+
+def _end(run: Run, step: Step, name: str, root: bool, why: str) -> None:
+    """End a job and write it down. Raises Stopped when it could not be proven gone."""
+    try:
+        gone = job.end(run.host, run.options.places, run=run.name, change=name, root=root)
+    except HostError as error:
+        raise run.lost(step, f"{why}; whether its job was ended cannot be told: {error}") from error
+    if not gone:
+        raise run.lost(step, f"{why}; its job was told to end, but that it is gone could not be proven")
+    run.note_change(step, name, Changed(Became.CUT, None, "", why))

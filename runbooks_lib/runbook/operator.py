@@ -1,0 +1,76 @@
+"""The person at the keyboard: what is said to them, what is asked, and who they are."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import platform
+import sys
+from typing import Any, Protocol
+
+from runbooks_lib import __version__
+from runbooks_lib.hosts.host import Host
+from runbooks_lib.runbook.quoting import shown
+from runbooks_lib.secrets import redact
+
+
+class Operator(Protocol):
+    """How the runner speaks to a person. `present` is false in a headless run: then nothing is ever asked."""
+
+    present: bool
+
+    def say(self, text: str) -> None:
+        """Show text."""
+
+    def ask(self, question: str) -> str:
+        """Wait for an answer."""
+
+
+class Console:
+    """A terminal, or a notebook's cell: `input()` waits in both, and holds up Run All.
+
+    A button would not: a click is not handled while a cell runs.
+    """
+
+    def __init__(self, *, present: bool | None = None) -> None:
+        self.present = someone_is_there() if present is None else present
+
+    def say(self, text: str) -> None:
+        """Print it, masked, with nothing in it that steers a terminal."""
+        print(shown(redact(text)), flush=True)
+
+    def ask(self, question: str) -> str:
+        """One line; EOFError when the input has ended."""
+        return input(shown(redact(question)) + " ").strip()
+
+
+def someone_is_there() -> bool:
+    """Whether a person can be asked: a notebook's kernel that takes input, or a terminal on both ends."""
+    ipython = sys.modules.get("IPython")
+    shell: Any = ipython.get_ipython() if ipython is not None else None
+    kernel = getattr(shell, "kernel", None)
+    if kernel is not None:
+        return bool(getattr(kernel, "_allow_stdin", False))
+    return sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def who(host: Host) -> dict[str, Any]:
+    """Who runs this, from where, by which SSH user and keys: for the journal."""
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):
+        user = str(os.getuid())
+    return {
+        "user": user,
+        "machine": platform.node(),
+        "pid": os.getpid(),
+        "ssh": _login(host),
+        "version": __version__,
+        "python": platform.python_version(),
+    }
+
+
+def _login(host: Host) -> dict[str, Any]:
+    """What the host object tells of its login (`login`: user and key fingerprint), if it does."""
+    login = getattr(host, "login", None)
+    return dict(login) if isinstance(login, dict) else {}

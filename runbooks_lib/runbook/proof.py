@@ -1,0 +1,21 @@
+"""Asking the host whether something is so, and asking again until a deadline."""
+
+from __future__ import annotations
+
+import time
+
+from runbooks_lib.hosts.host import Host
+from runbooks_lib.runbook.check import Answer, Observation, ask
+from runbooks_lib.runbook.step import Check, Known
+
+_PAUSE_SECONDS = 0.5
+
+
+def ask_until(host: Host, check: Check, known: Known, seconds: float) -> Observation:
+    """The first yes, or what was answered last when `seconds` are over. Asked at least once."""
+    end = time.monotonic() + seconds
+    while True:
+        observed = ask(host, check, known)
+        if observed.answer is Answer.YES or time.monotonic() + _PAUSE_SECONDS > end:
+            return observed
+        time.sleep(_PAUSE_SECONDS)

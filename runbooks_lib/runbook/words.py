@@ -1,0 +1,80 @@
+"""Plans and states as a person reads them. Nothing here decides anything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from runbooks_lib.runbook.plan import Plan, StepPlan, Verdict
+from runbooks_lib.runbook.state import Phase, RunState
+from runbooks_lib.runbook.step import Command, Runbook, Step
+
+
+def plan_text(plan: Plan) -> str:
+    """The whole plan, with its digest at the end."""
+    parts = [f"Plan: {plan.runbook} {plan.version} on {plan.identity.host}"]
+    parts += [step_text(step) for step in plan.steps]
+    if plan.blocked:
+        parts.append(f"Blocked at `{plan.blocked[0].name}`: it cannot be run now.")
+    elif plan.nothing_to_do:
+        parts.append("Nothing to do: every step is already so.")
+    parts.append(f"Digest: {plan.digest}")
+    return "\n".join(parts)
+
+
+def step_text(step: StepPlan) -> str:
+    """One step of a plan."""
+    lines = [f"\n[{step.verdict}] {step.name}: {step.title}"]
+    if step.because:
+        lines.append(_indented(step.because))
+    if step.verdict is Verdict.WOULD_RUN:
+        lines += commands_text("runs", step.commands)
+        lines += [f"  affects {command.affects}" for command in step.commands]
+        lines.append(f"  {step.undo_words}")
+        if step.point_of_no_return:
+            lines.append("  POINT OF NO RETURN: after this step there is no undo of this run")
+        lines += [f"  asked when its turn comes: {title}?" for title in step.later]
+    return "\n".join(lines)
+
+
+def commands_text(verb: str, commands: Iterable[Command]) -> list[str]:
+    """The exact commands, indented."""
+    lines = []
+    for command in commands:
+        lines.append(f"  {verb}{' as root' if command.root else ''}:")
+        lines.append(_indented(command.text, "    | "))
+    return lines
+
+
+def before_change_text(step: Step, part: StepPlan, host: str) -> str:
+    """What a person must see before saying yes."""
+    lines = [f"\n=== {step.name}: {step.title}", f"Why: {step.why}", f"Host: {host}"]
+    for observed in part.observations:
+        lines.append(f"Now: {observed.check}? {observed.words}")
+    lines += commands_text("Runs", part.commands)
+    lines += [f"Affects: {command.affects}" for command in part.commands]
+    lines.append(f"Undo: {part.undo_words}")
+    lines += commands_text("undo would run", part.undo)
+    if step.point_of_no_return:
+        lines.append("POINT OF NO RETURN: after this step there is no undo of this run.")
+    return "\n".join(lines)
+
+
+def state_text(runbook: Runbook | None, state: RunState) -> str:
+    """How far a run is, one line a step."""
+    names = [step.name for step in runbook.steps] if runbook else list(state.steps)
+    width = max([len(name) for name in names] or [0])
+    lines = [f"{state.run}: {state.outcome}"]
+    for name in names:
+        step = state.step(name)
+        phase = "half done: the host must be asked" if step.phase is Phase.BEGUN else str(step.phase)
+        lines.append(f"  {name:<{width}}  {phase}" + (f" ({step.note.splitlines()[0]})" if step.note else ""))
+    return "\n".join(lines)
+
+
+def how_to_go_on(run: str) -> str:
+    """The two ways out of an unfinished run."""
+    return f"go on: `runbook resume {run}`; take back: `runbook undo {run}`; look: `runbook show {run}`"
+
+
+def _indented(text: str, by: str = "  ") -> str:
+    return "\n".join(by + line for line in text.rstrip("\n").split("\n"))

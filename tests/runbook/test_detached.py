@@ -1,0 +1,171 @@
+"""Long commands: on their own on the host, attached to again, watched, and ended with everything they started."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from runbooks_lib.hosts.host import Script
+from runbooks_lib.hosts.ssh import SshHost
+from runbooks_lib.runbook import detached, job, journal, lock, runs
+from runbooks_lib.runbook.places import Places
+from runbooks_lib.runbook.resume import carry_out, resume
+from runbooks_lib.runbook.run import Stopped, target
+from runbooks_lib.runbook.step import Check, Command, Read, Step, Watcher
+from tests.hosts.processes import all_gone, wait_for, with_mark
+from tests.runbook.bench import Bench
+from tests.runbook.marks import mark
+from tests.runbook.synthetic import at, book, write_step
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(detached, "POLL_SECONDS", 0.1)
+    monkeypatch.setattr(detached, "SAY_SECONDS", 0.2)
+
+
+@pytest.fixture
+def held(host: SshHost, places: Places) -> lock.Lock:
+    return lock.acquire(host, places, who="tester", run="run", runbook="test")
+
+
+@pytest.fixture
+def marked() -> Iterator[str]:
+    made = mark()
+    yield made
+    assert all_gone(made)
+
+
+def slow(marked: str, seconds: float = 1.0, **changes: object) -> Step:
+    """Writes its file after a while, with a grandchild beside it."""
+
+    def commands(known):  # type: ignore[no-untyped-def]
+        text = f"export {marked}; sleep {seconds} & (sleep {seconds} & wait); wait; echo almost\n"
+        text += f"printf %s {known.parameters['text']} >{at(known, 'slow')}"
+        return [Command(text, "slow")]
+
+    return replace(write_step("slow", "slow"), commands=commands, detached=True, **changes)  # type: ignore[arg-type]
+
+
+def test_a_job_starts_once_tells_its_log_and_ends_with_its_status(
+    host: SshHost, places: Places, held: lock.Lock
+) -> None:
+    command = Command("echo out; echo err >&2; umask; exit 3", "nothing")
+    assert job.start(host, command, held, run="run", change="a.1.1")
+    assert not job.start(host, command, held, run="run", change="a.1.1")
+    end = time.monotonic() + 5
+    while (found := job.look(host, places, run="run", change="a.1.1", root=False)).state is not job.JobState.ENDED:
+        assert time.monotonic() < end
+    assert found.exit_status == 3
+    umask = host.run(Script("umask")).stdout
+    assert found.log == b"out\nerr\n" + umask
+    assert job.look(host, places, run="run", change="a.1.1", root=False, offset=4).log == b"err\n" + umask
+    (records,) = [
+        path for path in Path(places.candidates[0]).iterdir() if path.name.startswith("runbooks-") and path.is_dir()
+    ]
+    assert records.stat().st_mode & 0o777 == 0o700
+    assert (records / "run/a.1.1/log").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_job_that_says_too_much_lives_and_its_log_is_bounded(host: SshHost, places: Places, held: lock.Lock) -> None:
+    command = Command("head -c 3000000 /dev/zero; exit 5", "nothing")
+    job.start(host, command, held, run="run", change="a.1.1")
+    end = time.monotonic() + 20
+    while (found := job.look(host, places, run="run", change="a.1.1", root=False)).state is not job.JobState.ENDED:
+        assert time.monotonic() < end
+    assert found.exit_status == 5
+    assert found.log_bytes <= job.LOG_BYTES
+
+
+def test_ending_a_job_ends_its_whole_group(host: SshHost, places: Places, held: lock.Lock, marked: str) -> None:
+    command = Command(f"export {marked}; trap '' TERM HUP INT; (sleep 60 & sleep 61) & sleep 62", "nothing")
+    job.start(host, command, held, run="run", change="a.1.1")
+    wait_for(marked, 3)
+    assert job.end(host, places, run="run", change="a.1.1", root=False)
+    assert with_mark(marked) == []
+    assert job.look(host, places, run="run", change="a.1.1", root=False).state is job.JobState.LOST
+
+
+def test_without_the_lock_no_job_starts(host: SshHost, places: Places, held: lock.Lock, tmp_path: Path) -> None:
+    lock.acquire(host, places, who="other", run="run", runbook="test")
+    with pytest.raises(Exception, match="the lock is no longer"):
+        job.start(host, Command(f"touch {tmp_path}/x", "x"), held, run="run", change="a.1.1")
+    assert job.look(host, places, run="run", change="a.1.1", root=False).state is job.JobState.NONE
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_detached_step_shows_progress_and_is_verified(bench: Bench, marked: str) -> None:
+    progress = Read("progress", lambda _: "echo 1 4", lambda data: [int(each) for each in data.split()])
+    runbook = book(slow(marked, progress=progress))
+    run = bench.approved(runbook)
+    carry_out(run)
+    assert bench.text("slow") == "new"
+    said = run.options.operator.text  # type: ignore[attr-defined]
+    assert "running, 1 of 4" in said
+
+
+def test_a_resume_attaches_to_the_job_and_does_not_start_another(
+    bench: Bench, marked: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runbook = book(slow(marked, 2.0))
+    run = bench.approved(runbook)
+    monkeypatch.setattr(detached, "follow", _interrupt)
+    with pytest.raises(Stopped, match="interrupted in `slow`") as stopped:
+        carry_out(run)
+    assert "its job goes on on the host" in str(stopped.value)
+    monkeypatch.undo()
+    monkeypatch.setattr(detached, "POLL_SECONDS", 0.1)
+    before = with_mark(marked)
+    assert before
+    directory = runs.directories(bench.runs)[0]
+    aim = target(runbook, bench.host, bench.parameters)
+    again = resume(directory, aim, bench.options(approve=runs.state_of(directory).digest))
+    carry_out(again)
+    assert bench.text("slow") == "new"
+    changes = [entry for entry in journal.read(directory / journal.NAME).entries if entry.kind == "change"]
+    assert len(changes) == 1
+
+
+def _interrupt(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_watcher_that_says_no_ends_the_job_and_says_why(bench: Bench, marked: str) -> None:
+    alarm = bench.directory / "alarm"
+    watcher = Watcher(
+        Check("there is room", lambda _: f"[ -e {alarm} ] && no '3 % left'; yes '40 % left'"), every_seconds=0.1
+    )
+    threading.Timer(1.0, alarm.touch).start()
+    with pytest.raises(Stopped, match="no longer so that there is room: 3 % left"):
+        carry_out(bench.approved(book(slow(marked, 60, watchers=(watcher,)))))
+    assert with_mark(marked) == []
+    assert bench.text("slow") is None
+
+
+def test_a_watcher_that_cannot_tell_three_times_ends_the_job(bench: Bench, marked: str) -> None:
+    watcher = Watcher(Check("there is room", lambda _: "nosuchcommand"), every_seconds=0.1)
+    with pytest.raises(Stopped, match="3 times in a row it could not be told"):
+        carry_out(bench.approved(book(slow(marked, 60, watchers=(watcher,)))))
+
+
+def test_the_deadline_of_a_job_ends_it(bench: Bench, marked: str) -> None:
+    with pytest.raises(Stopped, match="did not end within 1 s"):
+        carry_out(bench.approved(book(slow(marked, 60, deadline_seconds=1.0))))
+    assert with_mark(marked) == []
+
+
+def test_undo_ends_a_running_job_first(bench: Bench, marked: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    runbook = book(slow(marked, 60))
+    run = bench.approved(runbook)
+    monkeypatch.setattr(detached, "follow", _interrupt)
+    with pytest.raises(Stopped):
+        carry_out(run)
+    wait_for(marked, 1)
+    bench.undo(runbook)
+    assert with_mark(marked) == []
+    assert list(bench.directory.iterdir()) == []
