@@ -14,10 +14,12 @@ import json
 import os
 import platform
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -36,6 +38,7 @@ from runbooks_lib.reports.record import CellRun, Failure, Record
 from runbooks_lib.reports.worker import LIFELINE_FD, SECRETS_FD
 
 DEADLINE_SECONDS = 900.0
+_LONGEST_SOCKET_DIRECTORY = 80  # a Unix socket's whole path has 103 to 107 bytes
 _GRACE_SECONDS = 20.0  # for the worker to end its kernel and write what is known
 _MOST_ERROR_BYTES = 200_000
 _PACKAGE_ROOT = Path(runbooks_lib.__file__).resolve().parents[1]
@@ -173,8 +176,11 @@ def available(notebooks: Path | None = None) -> dict[str, Path]:
     """The notebooks that declare parameters, by name: from `notebooks`, else `./notebooks`, else the project's own."""
     places = [notebooks] if notebooks else [Path("notebooks"), _PACKAGE_ROOT / "notebooks"]
     for place in places:
-        found = {path.stem: path for path in sorted(place.rglob("*.ipynb")) if ".ipynb_checkpoints" not in path.parts}
-        reports = {name: path for name, path in found.items() if b'"parameters"' in path.read_bytes()}
+        found = [path for path in sorted(place.rglob("*.ipynb")) if ".ipynb_checkpoints" not in path.parts]
+        reports: dict[str, Path] = {}
+        for path in found:
+            if b'"parameters"' in path.read_bytes():
+                reports.setdefault(path.stem, path)  # of two with one name the other is run by its path
         if reports:
             return reports
     return {}
@@ -209,6 +215,21 @@ def _begin(report: Report, values: Mapping[str, parameters.Value], now: datetime
 # -- watching over the worker ------------------------------------------------------------------------------------------
 
 
+def _runtime_directory() -> Path:
+    base = tempfile.gettempdir()
+    if len(base) > _LONGEST_SOCKET_DIRECTORY:
+        base = "/tmp"  # noqa: S108 (mkdtemp makes a private directory there)
+    try:
+        return Path(tempfile.mkdtemp(prefix="rb-", dir=base))
+    except OSError as error:
+        raise RunbookError(
+            f"no directory for the kernel's sockets can be made: {error.strerror}",
+            where=base,
+            true_now="no notebook was run",
+            next="make room there, or set TMPDIR to a directory that can be written",
+        ) from error
+
+
 def _watch_over(
     report: Report,
     values: Mapping[str, parameters.Value],
@@ -217,7 +238,9 @@ def _watch_over(
     outputs: Path,
     config: Config | None,
 ) -> Record:
+    runtime = _runtime_directory()
     job = {
+        "runtime": str(runtime),
         "record": started.as_json(),
         "directory": str(directory),
         "notebook": report.notebook,
@@ -255,6 +278,7 @@ def _watch_over(
         finally:
             _end(process, started.run)
             os.close(held)
+            shutil.rmtree(runtime, ignore_errors=True)
             for stream in (process.stdin, process.stdout, process.stderr):
                 if stream is not None:
                     with contextlib.suppress(OSError):

@@ -15,8 +15,8 @@ import shutil
 import signal
 import socket
 import sys
-import tempfile
 import threading
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,7 +31,8 @@ LIFELINE_FD = "RUNBOOKS_LIFELINE_FD"
 SECRETS_FD = "RUNBOOKS_SECRETS_FD"
 START_SECONDS = 60
 _LOG_LIMIT = 1_000_000
-_LONGEST_SOCKET_DIRECTORY = 80  # a Unix socket's whole path has 103 to 107 bytes
+_STOPPING_SECONDS = 0.5
+_NOT_FOR_KERNELS = {"PYTHONSTARTUP"}  # IPython would run it
 
 
 class Log:
@@ -77,15 +78,23 @@ class Watch:
             threading.Thread(target=self._wait_for_end_of, args=(lifeline,), daemon=True).start()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             # In a thread: the handler runs between two instructions of the loop that waits for the kernel.
-            signal.signal(number, lambda *_: threading.Thread(target=self.stop, args=("interrupted",)).start())
+            signal.signal(number, self._interrupted)
 
     def stop(self, reason: str) -> None:
-        """End the kernel and everything below it; the main thread then finds it dead and writes what is known."""
+        """End the kernel and everything below it, from now on; the main thread finds it dead and writes what is known.
+
+        Does not return: a kernel that was just being started would otherwise be missed.
+        """
         with self._lock:
             if not self.reason:
                 self.reason = reason
                 self._log.add(f"stopping: {reason}")
-            processes.end_descendants()
+            while True:
+                processes.end_descendants()
+                time.sleep(_STOPPING_SECONDS)
+
+    def _interrupted(self, *_: object) -> None:
+        threading.Thread(target=self.stop, args=("interrupted",), daemon=True).start()
 
     def _wait_for_end_of(self, lifeline: int) -> None:
         while os.read(lifeline, 1):
@@ -122,11 +131,11 @@ def run(job: Mapping[str, Any]) -> None:
     watch = Watch(log)
     watch.start(started.deadline_seconds, _descriptor(LIFELINE_FD))
     writer.write_json(place / record.RECORD, started.as_json())
-    runtime = _runtime_directory()
+    runtime = Path(job["runtime"])
     try:
         notebook, cells, failure = _execute(job, place, runtime, log, watch)
     finally:
-        shutil.rmtree(runtime, ignore_errors=True)
+        shutil.rmtree(runtime, ignore_errors=True)  # here too: the command may be gone
     notes = _end_what_is_left(log)
     publishing.publish(started, place, notebook, cells, failure, log=log.text(), stopped=watch.reason, notes=notes)
 
@@ -156,7 +165,10 @@ def _execute(
     threading.Thread(target=_copy, args=(read_end, log), daemon=True).start()
     progress = engine.Progress(
         runtime=runtime,
-        kernel_environment={**os.environ, **job["environment"]},
+        kernel_environment={
+            **{name: it for name, it in os.environ.items() if name not in _NOT_FOR_KERNELS},
+            **job["environment"],
+        },
         secrets_fd=theirs.fileno(),
         output_fd=write_end,
         log=log,
@@ -230,21 +242,6 @@ def _private_jupyter(runtime: Path) -> dict[str, str]:
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
         "PYTHONUNBUFFERED": "1",
     }
-
-
-def _runtime_directory() -> Path:
-    base = tempfile.gettempdir()
-    if len(base) > _LONGEST_SOCKET_DIRECTORY:
-        base = "/tmp"  # noqa: S108 (mkdtemp makes a private directory there)
-    try:
-        return Path(tempfile.mkdtemp(prefix="rb-", dir=base))
-    except OSError as error:
-        raise RunbookError(
-            f"no directory for the kernel's sockets can be made: {error.strerror}",
-            where=base,
-            true_now="no notebook was run",
-            next="make room there, or set TMPDIR to a directory that can be written",
-        ) from error
 
 
 def _end_what_is_left(log: Log) -> tuple[str, ...]:

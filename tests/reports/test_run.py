@@ -7,6 +7,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -142,11 +143,15 @@ def test_a_worker_that_hangs_is_killed_from_outside_and_the_page_is_written_all_
     assert "timed out" in result.page.read_text()
 
 
-def test_a_worker_that_is_killed_is_a_failed_run(write: Write, tmp_path: Path) -> None:
+def test_a_worker_that_is_killed_is_a_failed_run(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = tmp_path / "t"
+    place.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(place) if len(str(place)) < 80 else None)
     cell = "import os, signal, time\nos.kill(os.getppid(), signal.SIGKILL)\ntime.sleep(300)"
     result = ran(write(cell), tmp_path / "out", deadline_seconds=60)
     assert (result.state, result.exit_code) == ("failed", ExitCode.FAILED)
     assert "ended without a word" in result.record.message
+    assert list(place.iterdir()) == []  # the kernel's sockets and keys
     assert "failed" in result.page.read_text()
 
 
@@ -333,14 +338,17 @@ def test_it_runs_without_a_home_and_says_nothing_on_stderr(write: Write, tmp_pat
         "import sys\nfrom pathlib import Path\nfrom runbooks_lib.reports.run import run_report\n"
         "sys.exit(run_report(sys.argv[1], {}, outputs=Path('out')).exit_code)"
     )
+    (tmp_path / "startup.py").write_text("print('startup')")
     environment = {"PATH": os.environ["PATH"], "HOME": "", "MPLBACKEND": "TkAgg", "JUPYTER_CONFIG_DIR": "/nonexistent"}
+    environment["PYTHONSTARTUP"] = str(tmp_path / "startup.py")
     done = subprocess.run(
         [sys.executable, "-c", source, str(path)], cwd=tmp_path, env=environment, capture_output=True, timeout=120
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
     (page,) = tmp_path.glob("out/report/*/report.html")
     assert "data:image/png;base64," in page.read_text()
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["out", "report.ipynb"]
+    assert "startup" not in page.read_text()
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["out", "report.ipynb", "startup.py"]
 
 
 @pytest.mark.lab
