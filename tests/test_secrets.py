@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -208,19 +209,17 @@ def test_bad_files_are_refused_and_a_fifo_does_not_hold_us(tmp_path: Path) -> No
         secrets.resolve(f"file:{big}")
 
 
-def test_a_file_that_everybody_can_read_is_refused_unless_a_directory_shuts_them_out(tmp_path: Path) -> None:
-    place = tmp_path / "open"
-    place.mkdir()
-    path = place / "key"
-    path.write_text("hunter2-hunter2")
-    path.chmod(0o644)
-    place.chmod(0o700)
-    assert secrets.resolve(f"file:{path}") == "hunter2-hunter2"
-    for directory in (place, *place.parents):
-        if directory.stat().st_uid == os.getuid() and not directory.stat().st_mode & 0o001:
-            directory.chmod(directory.stat().st_mode | 0o001)
-    with pytest.raises(UsageError, match="every user") as refused:
-        secrets.resolve(f"file:{path}")
+def test_a_file_that_everybody_can_read_is_refused_unless_a_directory_shuts_them_out() -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as made:
+        place = Path(made)
+        path = place / "key"
+        path.write_text("hunter2-hunter2")
+        path.chmod(0o644)
+        place.chmod(0o700)
+        assert secrets.resolve(f"file:{path}") == "hunter2-hunter2"
+        place.chmod(0o755)
+        with pytest.raises(UsageError, match="every user") as refused:
+            secrets.resolve(f"file:{path}")
     assert "chmod 600" in str(refused.value)
     assert "hunter2" not in str(refused.value)
 
