@@ -341,6 +341,7 @@ def test_it_runs_without_a_home_and_says_nothing_on_stderr(write: Write, tmp_pat
     (tmp_path / "startup.py").write_text("print('startup')")
     environment = {"PATH": os.environ["PATH"], "HOME": "", "MPLBACKEND": "TkAgg", "JUPYTER_CONFIG_DIR": "/nonexistent"}
     environment["PYTHONSTARTUP"] = str(tmp_path / "startup.py")
+    environment["PYTHONPATH"] = os.environ.get("PYTHONPATH", "")
     done = subprocess.run(
         [sys.executable, "-c", source, str(path)], cwd=tmp_path, env=environment, capture_output=True, timeout=120
     )
