@@ -127,7 +127,10 @@ def test_the_benchmark_explains_itself_without_data_and_runs_with_a_folder(tmp_p
     bare = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60, check=False)
     assert bare.returncode == 2
     assert "timestamp,used_bytes" in bare.stderr
-    lines = [f"{np.datetime64('2022-01-01') + np.timedelta64(int(day), 'D')},{value:.0f}" for day, value in enumerate(bursty(0, 500))]
+    lines = [
+        f"{np.datetime64('2022-01-01') + np.timedelta64(int(day), 'D')},{value:.0f}"
+        for day, value in enumerate(bursty(0, 500))
+    ]
     (tmp_path / "repo_tree.csv").write_text("timestamp,used_bytes\n" + "\n".join(lines) + "\n")
     ran = subprocess.run(
         [*command, "--data", str(tmp_path), "--origins", "2"],
