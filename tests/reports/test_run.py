@@ -269,7 +269,8 @@ def test_wrong_parameters_are_told_before_anything_is_started(write: Write, tmp_
 
 
 def test_an_unknown_report_is_told_with_those_that_exist(tmp_path: Path, write: Write) -> None:
-    write("1", name="known", parameters="n: int = 1")
+    write(PUBLISH + "publish('x')", name="known", parameters="n: int = 1")
+    write("change()", name="runbook", parameters="n: int = 1")
     with pytest.raises(UsageError, match="no such report: unknown") as refused:
         run_report("unknown", {}, outputs=tmp_path, notebooks=tmp_path)
     assert "reports: known" in str(refused.value)
