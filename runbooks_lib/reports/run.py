@@ -173,8 +173,8 @@ def find(name: str, *, notebooks: Path | None = None) -> Report:
 
 
 def available(notebooks: Path | None = None) -> dict[str, Path]:
-    """The notebooks that declare parameters and publish a result, by name: from `notebooks`, else `./notebooks`, else the
-    project's own. A runbook that changes a host publishes none; it can be named by its path only."""
+    """The notebooks that declare parameters and publish a result, by name: from `notebooks`, else `./notebooks`, else
+    the project's own. A runbook that changes a host publishes none; it can be named by its path only."""
     places = [notebooks] if notebooks else [Path("notebooks"), _PACKAGE_ROOT / "notebooks"]
     for place in places:
         found = [path for path in sorted(place.rglob("*.ipynb")) if ".ipynb_checkpoints" not in path.parts]
