@@ -13,6 +13,11 @@ from runbooks_lib.training.lab.machine import Machine
 
 @pytest.fixture(scope="session")
 def session_machine() -> Iterator[Machine]:
+    """With $RUNBOOKS_LAB_MACHINE, one that is up already: for working on a single test."""
+    named = os.environ.get("RUNBOOKS_LAB_MACHINE")
+    if named:
+        yield lab.find(named)
+        return
     with lab.held_machine(f"test-{os.getpid()}", say=print) as machine:
         yield machine
 

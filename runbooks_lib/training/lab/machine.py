@@ -110,9 +110,9 @@ class Machine:
         finally:
             host.close()
         raise RunbookError(
-            f"it was not ready within {seconds:.0f} s: {last}",
+            f"it was not ready within {seconds:.0f} s: {last}; the console's end: {self._console()}",
             where=self.name,
-            next=f"look at its console: {self.directory / 'console.log'}",
+            next="is this machine very busy? emulation needs about one CPU while it boots",
         )
 
     def save(self) -> float:
@@ -213,6 +213,11 @@ class Machine:
     def disk_bytes(self) -> int:
         """What its files really take here."""
         return sum(path.lstat().st_blocks * 512 for path in self.directory.iterdir())
+
+    def _console(self) -> str:
+        with contextlib.suppress(OSError):
+            return (self.directory / "console.log").read_text(errors="replace").strip()[-600:] or "empty"
+        return "not there"
 
     def _snapshot(self, command: str) -> None:
         with self.qmp(deadline_seconds=_SNAPSHOT_SECONDS) as qmp:

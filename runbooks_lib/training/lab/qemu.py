@@ -88,8 +88,12 @@ def free_ports(names: tuple[str, ...]) -> dict[str, int]:
 def command_line(image: Image, disks: Disks, start: Start) -> list[str]:
     """qemu's command line. The user-mode network is restricted: from the machine no way leads out of it."""
     forwards = "".join(f",hostfwd=tcp:{LOOPBACK}:{start.ports[name]}-:{GUEST_PORTS[name]}" for name in start.ports)
-    kernel_arguments = "root=/dev/vda rw console=ttyS0 net.ifnames=0 mitigations=off systemd.show_status=false quiet"
-    kernel_arguments += " systemd.mask=serial-getty@ttyS0.service"  # it hangs up whoever writes to the console
+    kernel_arguments = (
+        "root=/dev/vda rw console=ttyS0 net.ifnames=0 mitigations=off systemd.show_status=false quiet"
+        " systemd.mask=serial-getty@ttyS0.service"  # it hangs up whoever writes to the console
+        # As libguestfs does: on a busy machine the kernel takes an emulated timer that is late for a broken one.
+        " no_timer_check tsc=reliable 8250.nr_uarts=1 cryptomgr.notests"
+    )
     cpu = "host" if start.acceleration == "kvm" else "max,la57=off"  # five-level page tables only cost time here
     accelerator = "kvm" if start.acceleration == "kvm" else "tcg,thread=multi,tb-size=256"
     mac = f"{start.mac_suffix >> 8:02x}:{start.mac_suffix & 255:02x}"
