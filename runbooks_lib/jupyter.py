@@ -141,7 +141,7 @@ def running(lab: Lab, *, log: Path | None = None) -> Iterator[subprocess.Popen[b
 
     Raises RunbookError, with the end of what it said, when it does not answer within START_SECONDS.
     """
-    output = tempfile.TemporaryFile() if log is None else log.open("wb+")  # noqa: SIM115 (closed below)
+    output = tempfile.TemporaryFile() if log is None else _private_log(log)  # noqa: SIM115 (closed below)
     process = subprocess.Popen(
         lab.command,
         env=lab.environment,
@@ -280,6 +280,10 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+
+
+def _private_log(path: Path) -> IO[bytes]:
+    return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb+")
 
 
 def _write(path: Path, text: str) -> None:
