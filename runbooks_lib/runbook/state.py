@@ -40,6 +40,11 @@ class StepState:
     jobs: tuple[str, ...] = ()
     note: str = ""
 
+    @property
+    def settled(self) -> bool:
+        """Done, or skipped for a reason."""
+        return self.phase in (Phase.DONE, Phase.SKIPPED)
+
 
 @dataclass(frozen=True)
 class RunState:

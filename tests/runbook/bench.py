@@ -18,9 +18,9 @@ from tests.runbook.operators import Scripted
 class Bench:
     """A host, a directory on it, and runs."""
 
-    def __init__(self, host: SshHost, places: Places, tmp_path: Path) -> None:
-        self.host, self.places, self.runs = host, places, tmp_path / "runs"
-        self.directory = tmp_path / "work"
+    def __init__(self, host: SshHost, places: Places, path: Path) -> None:
+        self.host, self.places, self.runs = host, places, path / "runs"
+        self.directory = path / "work"
         self.directory.mkdir()
         self.parameters = {"directory": str(self.directory), "text": "new"}
 

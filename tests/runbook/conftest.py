@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -35,8 +37,8 @@ def host(practice: PracticeHost) -> Iterator[SshHost]:
 
 
 @pytest.fixture
-def places(tmp_path: Path) -> Places:
-    directory = tmp_path / "places"
+def places(quick_path: Path) -> Places:
+    directory = quick_path / "places"
     directory.mkdir()
     directory.chmod(0o1777)
     return Places((str(directory),))
@@ -49,5 +51,13 @@ def _no_secrets_left() -> Iterator[None]:
 
 
 @pytest.fixture
-def bench(host: SshHost, places: Places, tmp_path: Path) -> Bench:
-    return Bench(host, places, tmp_path)
+def bench(host: SshHost, places: Places, quick_path: Path) -> Bench:
+    return Bench(host, places, quick_path)
+
+
+@pytest.fixture
+def quick_path() -> Iterator[Path]:
+    """A directory in memory where there is such a thing: the tests sync much, and other tests' disks are busy."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as made:
+        yield Path(made)

@@ -1,0 +1,195 @@
+"""A runbook as a notebook's cells call it: `plan`, `step`, `finish`, `undo`, `again`.
+
+The same cells do three things. With nobody to ask and no approval they show the plan, and say so; with a person they
+ask before each change; with `approve` they run what was approved, or nothing.
+"""
+
+from __future__ import annotations
+
+import atexit
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+from runbooks_lib.errors import RunbookError, UsageError
+from runbooks_lib.hosts.host import Host
+from runbooks_lib.runbook import evidence, places, words
+from runbooks_lib.runbook.operator import Console, Operator
+from runbooks_lib.runbook.plan import Plan
+from runbooks_lib.runbook.resume import Finished, open_run, prove, resume
+from runbooks_lib.runbook.run import Options, Run, Target, UndoWanted, target
+from runbooks_lib.runbook.step import Runbook
+from runbooks_lib.runbook.undo import undo
+
+PLAN_ONLY = "PLAN ONLY: nothing is changed"
+
+# A cell that is run again makes a new session; the run that this kernel holds stays the same one.
+_held: dict[str, Run] = {}
+
+
+class Session:
+    """One notebook's hold on one runbook. Make it with `open_runbook`."""
+
+    def __init__(self, aim: Target | None, options: Options) -> None:
+        self._aim, self._options = aim, options
+        self._plan: Plan | None = None
+        self._done: Finished | None = None
+
+    @property
+    def plan_only(self) -> bool:
+        """Nothing can be changed: no host, or neither a person nor an approval."""
+        return self._aim is None or not (self._options.operator.present or self._options.approve)
+
+    def plan(self) -> None:
+        """Show what would happen, and the digest that approves it."""
+        if self._aim is None:
+            return self._say(f"{PLAN_ONLY}. No host is chosen: set `host` in the cell of parameters.")
+        run = self._running()
+        if run is not None:
+            return self._say(words.state_text(self._aim.runbook, run.state))
+        self._plan = self._aim.plan()
+        self._say(words.plan_text(self._plan))
+        if self.plan_only:
+            self._say(f"{PLAN_ONLY}. To run it, approve the digest, or open this notebook in JupyterLab.")
+        return None
+
+    def step(self, name: str) -> None:
+        """Bring one step to its end, or show its part of the plan. Raises Stopped and other RunbookErrors."""
+        if self._aim is None:
+            return self._say(f"{PLAN_ONLY}.")
+        step = self._aim.runbook.step(name)
+        if self.plan_only:
+            self._plan = self._plan or self._aim.plan()
+            part = next(each for each in self._plan.steps if each.name == name)
+            return self._say(f"{PLAN_ONLY}.\n{words.step_text(part)}")
+        run = self._open()
+        if isinstance(run, Finished):
+            return self._say(prove(replace(run), self._aim))
+        try:
+            self._say(f"{name}: {run.do(step)}")
+        except KeyboardInterrupt:
+            stopped = run.interrupted(step)
+            self._let_go(run)
+            raise stopped from None
+        except UndoWanted:
+            self._undo(run)
+        except RunbookError:
+            self._let_go(run)
+            raise
+        return None
+
+    def finish(self) -> None:
+        """Every step is done: say so in the journal, give the host back, gather the evidence."""
+        if self.plan_only or self._aim is None:
+            return self._say(f"{PLAN_ONLY}.")
+        run = self._running()
+        if run is None:
+            found = self._open()
+            if isinstance(found, Finished):
+                return self._say(f"Done in {found.directory.name}.")
+            run = found
+        undone = [step.name for step in self._aim.runbook.steps if not run.state.step(step.name).settled]
+        if undone:
+            raise RunbookError(
+                f"not done yet: {', '.join(undone)}",
+                where=run.name,
+                true_now=words.state_text(self._aim.runbook, run.state),
+                next="run their cells",
+            )
+        run.finish("done")
+        self._let_go(run)
+        return self._say(f"Done. The evidence is in {run.journal.path.parent}.")
+
+    def undo(self) -> None:
+        """Take back what this work changed, newest first; asks before each step."""
+        if self.plan_only or self._aim is None:
+            return self._say(f"{PLAN_ONLY}.")
+        run = self._running()
+        if run is None:
+            found = self._open()
+            run = resume(found.directory, self._aim, self._options) if isinstance(found, Finished) else found
+        return self._undo(run)
+
+    def again(self, reason: str) -> None:
+        """Let work that is done run once more; the reason is recorded."""
+        if not reason.strip():
+            raise UsageError("again() wants a reason", true_now="nothing was run")
+        self._options = replace(self._options, again=reason)
+
+    # -- holding -------------------------------------------------------------------------------------------------------
+
+    def _running(self) -> Run | None:
+        return _held.get(self._aim.key) if self._aim is not None else None
+
+    def _open(self) -> Run | Finished:
+        assert self._aim is not None  # noqa: S101 (every caller has looked)
+        run = self._running()
+        if run is not None:
+            return run
+        found = open_run(self._aim, self._options, self._plan)
+        if isinstance(found, Run):
+            _held[self._aim.key] = found
+            self._options = replace(self._options, again=None)
+        return found
+
+    def _undo(self, run: Run) -> None:
+        _held.pop(run.target.key, None)
+        self._say(undo(run, approve=None))
+
+    def _let_go(self, run: Run) -> None:
+        _held.pop(run.target.key, None)
+        with suppress(RunbookError):
+            run.close()
+
+    def _say(self, text: str) -> None:
+        self._options.operator.say(text)
+
+
+def open_runbook(
+    runbook: Runbook,
+    *,
+    host: str,
+    config: str = "",
+    approve: str = "",
+    operator: Operator | None = None,
+    **parameters: Any,
+) -> Session:
+    """The session of a runbook on a host of the inventory; with no host, one that only tells what it is.
+
+    Raises UsageError for wrong parameters or an unknown host, HostError when the host does not answer.
+    """
+    from pathlib import Path
+
+    from runbooks_lib import config as inventory
+    from runbooks_lib.hosts.opening import open_host
+
+    asked = operator or Console()
+    if not host:
+        return Session(None, Options(Path("outputs/runs"), operator=asked))
+    loaded = inventory.load(Path(config) if config else None)
+    (entry,) = loaded.select(host=(host,))
+    return session_on(
+        runbook,
+        open_host(entry, loaded),
+        parameters,
+        Options(
+            loaded.outputs / "runs",
+            places.chosen(),
+            asked,
+            approve or None,
+            on_begin=evidence.begin,
+            on_end=evidence.gather,
+        ),
+    )
+
+
+def session_on(runbook: Runbook, host: Host, parameters: dict[str, Any], options: Options) -> Session:
+    """The session of a runbook on an open host."""
+    return Session(target(runbook, host, parameters), options)
+
+
+@atexit.register
+def _let_go_of_all() -> None:
+    for run in list(_held.values()):
+        with suppress(Exception):
+            run.close()
