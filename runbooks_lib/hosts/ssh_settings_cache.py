@@ -27,6 +27,7 @@ from runbooks_lib.hosts.ssh_options import JumpHop, SshSettings
 _FORMAT = 2
 _VOLATILE_SECONDS = 60.0  # an answer that rests on more than files
 _STATE_SECONDS = 1.0  # the files are looked at once a second, not once a host
+_KEPT_SECONDS = 30 * 86400.0
 _LONGEST_FILE = 64 * 1024 * 1024
 _TUPLES = frozenset(field.name for field in fields(SshSettings) if str(field.type).startswith("tuple"))
 
@@ -170,6 +171,9 @@ def _write(config_file: str | None, ssh: str | None, shelf: _Shelf) -> None:
             Path(file.name).unlink(missing_ok=True)
             raise
     shelf.stored = answers
+    for old in path.parent.glob("ssh-settings-*.json"):
+        if old.stat().st_mtime < time.time() - _KEPT_SECONDS:
+            old.unlink()  # of a configuration that nobody names any more
 
 
 def _revive(stored: Any) -> SshSettings | None:

@@ -294,6 +294,17 @@ def test_the_next_process_needs_no_ssh_and_a_file_that_others_can_write_is_not_b
     assert asked.read_text().count("x") == 23
 
 
+def test_the_answers_of_a_forgotten_configuration_are_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counting_ssh(tmp_path, monkeypatch)
+    old = tmp_path / "cache" / "runbooks" / "ssh-settings-0123456789abcdef.json"
+    old.parent.mkdir(parents=True)
+    old.write_text("{}")
+    os.utime(old, (0, 0))
+    resolve_many(["db"], config_file=write(tmp_path, "Host db\n"))
+    assert not old.exists()
+    assert len(list(old.parent.glob("*.json"))) == 1
+
+
 def test_an_answer_that_rests_on_a_command_is_not_kept_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     counting_ssh(tmp_path, monkeypatch)
     resolve_many(["db"], config_file=write(tmp_path, "Match exec true\n User x\n"))
