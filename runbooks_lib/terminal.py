@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from runbooks_lib.facts.filesystems import Usage
     from runbooks_lib.facts.slow import SlowSnapshot
     from runbooks_lib.facts.snapshot import Snapshot
-    from runbooks_lib.history.collecting import Archives, Row
+    from runbooks_lib.history.collecting import Archives, Row, Seen
     from runbooks_lib.history.import_prometheus import ServerImport
     from runbooks_lib.history.model import History
     from runbooks_lib.history.writing import Imported
@@ -142,13 +142,12 @@ def show_checks(rows: list[Row]) -> None:
     """A row a host: what was read, or what is wrong and what to do."""
     shown: list[tuple[str, ...]] = []
     for row in rows:
-        if row.snapshot is None:
+        if row.seen is None:
             shown.append((row.host, row.state, f"{row.seconds:.1f} s", row.message.splitlines()[0]))
             continue
-        identity = row.snapshot.identity.value
-        system = " ".join((identity.distribution_name or identity.distribution, identity.kernel)) if identity else ""
         state = "ok" if row.ok else "doubtful"
-        shown.append((row.host, state, f"{row.seconds:.1f} s", f"{system}, {_count(row.partitions, 'partition')}"))
+        about = f"{row.seen.system}, {_count(row.partitions, 'partition')}"
+        shown.append((row.host, state, f"{row.seconds:.1f} s", about))
     table(shown, ("HOST", "STATE", "TIME", ""))
     for row in rows:
         for doubt in row.doubts:
@@ -162,12 +161,12 @@ def show_collected(rows: list[Row], config: Config, *, quiet: bool = False) -> N
     """A row a host, the failures with what to do, and where the numbers are."""
     if not quiet:
         table(
-            [(row.host, row.state, f"{row.seconds:.1f} s", _fullest(row) if row.snapshot else "") for row in rows],
+            [(row.host, row.state, f"{row.seconds:.1f} s", _fullest(row.seen) if row.seen else "") for row in rows],
             ("HOST", "STATE", "TIME", "FULLEST"),
         )
     _show_failures(rows)
     if not quiet:
-        read = sum(row.snapshot is not None for row in rows)
+        read = sum(row.seen is not None for row in rows)
         click.echo(f"\n{read} of {_count(len(rows), 'host')} read and kept in {config.history.path}")
 
 
@@ -179,16 +178,10 @@ def _show_failures(rows: list[Row]) -> None:
                 click.echo(f"  {plain(text)}", err=True)
 
 
-def _fullest(row: Row) -> str:
-    filesystems = row.snapshot.filesystems.value if row.snapshot else None
-    if filesystems is None:
-        return "its file systems could not be read"
-    known = [(each.usage.used_ratio, each.mountpoint) for each in filesystems.rows if each.usage is not None]
-    filled = [(ratio, mountpoint) for ratio, mountpoint in known if ratio is not None]
-    if not filled:
+def _fullest(seen: Seen) -> str:
+    if not seen.fullest:
         return "no file system with a size"
-    ratio, mountpoint = max(filled)
-    return f"{mountpoint} {ratio:.0%} of {_count(len(filled), 'partition')}"
+    return f"{seen.fullest} {seen.fullest_ratio:.0%} of {_count(seen.partitions, 'partition')}"
 
 
 def _count(number: int, noun: str) -> str:

@@ -18,7 +18,6 @@ _started = time.monotonic()
 
 from runbooks_lib import config as configuration  # noqa: E402
 from runbooks_lib.facts.collect import read_snapshot  # noqa: E402
-from runbooks_lib.facts.snapshot import Snapshot  # noqa: E402
 from runbooks_lib.history import collecting  # noqa: E402
 from runbooks_lib.history.sqlite import SqliteHistory  # noqa: E402
 from runbooks_lib.hosts.host import Host  # noqa: E402
@@ -69,10 +68,9 @@ def kept(config: configuration.Config, rounds: int, *, idle: bool) -> None:
     with SqliteHistory(config.history.path) as history:
         history.prepare()
 
-        def work(host: Host) -> Snapshot:
+        def work(host: Host) -> None:
             snapshot = read_snapshot(host, sample_seconds=0)
             history.store_snapshot(host.name, snapshot.time, snapshot.samples())
-            return snapshot
 
         for number in range(1 if idle else rounds + 1):
             cpu, started = cpu_seconds(), time.monotonic()
