@@ -12,6 +12,7 @@ from runbooks_lib.hosts.host import Host, HostError, Result, Script
 from runbooks_lib.runbook.digest import canonical
 from runbooks_lib.runbook.quoting import text_of
 from runbooks_lib.runbook.step import Check, Known, Read
+from runbooks_lib.secrets import redact
 
 # Exit statuses that nothing ends with by accident: sh and its tools use 0 to 2, 64 to 78 (sysexits), 126 and above.
 _YES, _NO, _CANNOT_TELL = 90, 91, 92
@@ -97,7 +98,8 @@ def read_all(host: Host, readings: tuple[Read, ...], known: Known) -> Mapping[st
 
 
 def bounded(text: str, characters: int = EVIDENCE_CHARACTERS) -> str:
-    """Both ends of a text that is too long to keep, and how much was left out."""
+    """What a host said, masked; of a text that is too long to keep both ends, and how much was left out."""
+    text = redact(text)
     if len(text) <= characters:
         return text
     half = characters // 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import re
 import secrets
@@ -53,15 +54,29 @@ def find(runs: Path, name: str) -> Path:
 
 
 def latest(runs: Path, key: str) -> tuple[Path, RunState] | None:
-    """The newest run of this key, if there is one. A journal that cannot be read stops the search: it may be the one.
+    """The newest run of this key, if there is one. A damaged journal stops the search if it may be of this key.
 
     Raises RunbookError.
     """
     for directory in directories(runs):
-        state = state_of(directory)
+        try:
+            state = state_of(directory)
+        except journal.JournalDamaged:
+            if _first_key(directory) not in ("", key):
+                continue
+            raise
         if state.key == key and state.outcome != "not begun":
             return directory, state
     return None
+
+
+def _first_key(directory: Path) -> str:
+    """The key in a damaged journal's first line; empty when not even that can be read."""
+    try:
+        with (directory / journal.NAME).open("rb") as file:
+            return str(json.loads(file.readline(1 << 20))["data"]["key"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 @contextmanager

@@ -36,10 +36,11 @@ def write_step(name: str, file: str, **changes: Any) -> Step:
 
     def restored(known: Known) -> str:
         before = str(known.before["old"])
+        left = f"[ ! -e {at(known, file)}.part ] || no 'a cut command has left something'; "
         if not before:
-            return f"[ -e {at(known, file)} ] && no 'it is there'; yes 'it is not there'"
+            return left + f"[ -e {at(known, file)} ] && no 'it is there'; yes 'it is not there'"
         return (
-            f"x=$(cat {at(known, file)} 2>/dev/null; echo x); "
+            left + f"x=$(cat {at(known, file)} 2>/dev/null; echo x); "
             f"[ \"$x\" = {word(before + 'x')} ] && yes 'it is as it was'; no 'it is not as it was'"
         )
 
