@@ -20,8 +20,8 @@ _UNSAFE = re.compile(r"[^a-z0-9.]+")
 
 
 def new_name(runbook: str, host: str) -> str:
-    """A name that sorts by time and that nobody else has: 20261123T224500Z-clean-log-directory-web-1-3f9a12."""
-    time = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    """A name that sorts by time and that nobody else has: 20261123T224500.123456Z-clean-log-directory-web-1-3f9a12."""
+    time = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
     slug = _UNSAFE.sub("-", f"{runbook}-{host}".lower()).strip("-.")[:80]
     return f"{time}-{slug}-{secrets.token_hex(3)}"
 

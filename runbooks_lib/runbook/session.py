@@ -64,7 +64,7 @@ class Session:
             return self._say(f"{PLAN_ONLY}.\n{words.step_text(part)}")
         run = self._open()
         if isinstance(run, Finished):
-            return self._say(prove(replace(run), self._aim))
+            return self._say(prove(run, self._aim))
         try:
             self._say(f"{name}: {run.do(step)}")
         except KeyboardInterrupt:

@@ -1,0 +1,169 @@
+"""What a notebook's cells may meet: run twice, out of order, interrupted, in two kernels."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from runbooks_lib.errors import RunbookError, UsageError
+from runbooks_lib.hosts.ssh import SshHost
+from runbooks_lib.runbook import journal, runs
+from runbooks_lib.runbook.places import Places
+from runbooks_lib.runbook.run import Options, Refused, Stopped
+from runbooks_lib.runbook.session import Session, session_on
+from runbooks_lib.training.practice_host import PracticeHost
+from tests.runbook.bench import Bench
+from tests.runbook.operators import Scripted
+from tests.runbook.synthetic import book, write_step
+
+BOOK = book(write_step("one", "one"), write_step("two", "two"))
+
+
+def session(bench: Bench, *answers: str, **changes: object) -> Session:
+    options = replace(Options(bench.runs, bench.places, Scripted(answers)), **changes)  # type: ignore[arg-type]
+    return session_on(BOOK, bench.host, bench.parameters, options)
+
+
+def changes(bench: Bench) -> int:
+    return sum(
+        entry.kind == "change"
+        for directory in runs.directories(bench.runs)
+        for entry in journal.read(directory / journal.NAME).entries
+    )
+
+
+def test_cells_that_are_run_again_change_nothing_again(bench: Bench) -> None:
+    for work in (session(bench, "one", "two"), session(bench)):  # the second is the opening cell run again
+        work.plan()
+        work.step("one")
+        work.step("one")
+        work.step("two")
+    session(bench).finish()
+    session(bench).step("one")
+    assert changes(bench) == 2
+
+
+def test_finish_before_the_last_step_is_refused(bench: Bench) -> None:
+    work = session(bench, "one", "stop")
+    work.step("one")
+    with pytest.raises(RunbookError, match="not done yet: two"):
+        work.finish()
+    with pytest.raises(Stopped):
+        work.step("two")
+
+
+def test_again_runs_done_work_once_more_with_its_reason(bench: Bench) -> None:
+    work = session(bench, "one", "two")
+    work.step("one")
+    work.step("two")
+    work.finish()
+    (bench.directory / "one").write_text("somebody else")
+    with pytest.raises(Refused, match="is so no more"):
+        session(bench).step("one")
+    with pytest.raises(UsageError, match="wants a reason"):
+        session(bench).again(" ")
+    once_more = session(bench, "one")
+    once_more.again("it was overwritten")
+    once_more.step("one")
+    once_more.step("two")
+    once_more.finish()
+    assert bench.text("one") == "new"
+    begun = journal.read(runs.directories(bench.runs)[0] / journal.NAME).entries[0]
+    assert begun.data["again"] == "it was overwritten"
+
+
+def test_the_stop_button_tells_what_is_done_and_leaves_the_way_open(bench: Bench) -> None:
+    class Interrupting(Scripted):
+        def ask(self, question: str) -> str:
+            if "(two)" in question:
+                raise KeyboardInterrupt
+            return super().ask(question)
+
+    work = session(bench, operator=Interrupting(["one"]))
+    work.step("one")
+    with pytest.raises(Stopped, match="interrupted in `two`") as stopped:
+        work.step("two")
+    assert "nothing of it is running" in str(stopped.value)
+    later = session(bench, "two")
+    later.step("one")
+    later.step("two")
+    later.finish()
+    assert changes(bench) == 2
+
+
+OPERATOR = """
+import sys, json
+from functools import partial
+from pathlib import Path
+from runbooks_lib.errors import RunbookError
+from runbooks_lib.hosts.ssh import SshHost
+from runbooks_lib.hosts.ssh_settings import resolve
+from runbooks_lib.runbook.places import Places
+from runbooks_lib.runbook.resume import Finished, carry_out, open_run, prove
+from runbooks_lib.runbook.run import Options, target
+from tests.runbook.operators import Scripted
+from tests.runbook.test_session import BOOK
+case = json.loads(sys.argv[1])
+host = SshHost(case["host"], settings_source=partial(resolve, config_file=Path(case["ssh_config"])))
+try:
+    aim = target(BOOK, host, case["parameters"])
+    plan = aim.plan()
+    print("ready", flush=True)
+    sys.stdin.readline()
+    options = Options(Path(case["runs"]), Places((case["place"],)), Scripted(), approve=case["approve"])
+    found = open_run(aim, options, plan)
+    print("proved" if isinstance(found, Finished) else "ran" if carry_out(found) else "")
+except RunbookError as error:
+    print(type(error).__name__)
+"""
+
+
+@pytest.mark.parametrize("same_machine", [True, False])
+def test_of_two_operators_at_once_exactly_one_runs(
+    bench: Bench, practice: PracticeHost, host: SshHost, places: Places, quick_path: Path, same_machine: bool
+) -> None:
+
+    digest = session(bench)._aim.plan().digest  # type: ignore[union-attr]
+    programs = []
+    for number in range(2):
+        case = {
+            "host": host.name,
+            "ssh_config": str(practice.ssh_config),
+            "parameters": bench.parameters,
+            "runs": str(quick_path / "runs" if same_machine else quick_path / f"runs-{number}"),
+            "place": places.candidates[0],
+            "approve": digest,
+        }
+        programs.append(
+            subprocess.Popen(
+                [sys.executable, "-c", OPERATOR, json.dumps(case)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                cwd=Path(__file__).parents[2],
+                env=dict(os.environ),
+            )
+        )
+    for program in programs:
+        assert program.stdout is not None
+        assert program.stdout.readline() == "ready\n"
+    for program in programs:
+        assert program.stdin is not None
+        program.stdin.write("\n")
+        program.stdin.flush()
+    said = sorted(program.communicate(timeout=60)[0].strip() for program in programs)
+    assert said.count("ran") == 1, said
+    assert bench.text("one") == bench.text("two") == "new"
+    written = [
+        entry
+        for path in quick_path.glob("runs*/*/journal.jsonl")
+        for entry in journal.read(path).entries
+        if entry.kind == "change"
+    ]
+    assert len(written) == 2
