@@ -46,7 +46,7 @@ def full(host: Host) -> str:
     assert usage is not None
     used = usage.size_bytes - usage.free_bytes
     ratio = used / (used + usage.avail_bytes)
-    return "" if ratio >= 0.95 else f"the partition is {ratio:.0%} full"
+    return "" if ratio >= 0.90 else f"the partition is {ratio:.0%} full"
 
 
 def full_of_data(host: Host, _: Machine) -> str:

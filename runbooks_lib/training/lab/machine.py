@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from runbooks_lib.training.lab.seed import USER
 
 BOOT_SECONDS = 300.0
 SNAPSHOT = "clean"
+_KEPT: dict[Path, SshHost] = {}  # connections of this process, by the machine's directory
+_KEPT_LOCK = threading.Lock()
 _SNAPSHOT_SECONDS = 180.0
 
 # Ready: what the role promises is there. Each line is a reason to wait on.
@@ -73,17 +76,26 @@ class Machine:
         return SshHost(self.name, settings_source=lambda name: resolve(name, config_file=self.ssh_config))
 
     def sh(self, text: str, *, deadline_seconds: float = 60.0, changes: bool = True, check: bool = True) -> str:
-        """Run a script as root, over a connection of its own, and return its stdout. Raises RunbookError when it fails
-        and `check` is true."""
-        host = self.host()
-        try:
-            script = Script(text, name="lab", changes=changes, root=True)
-            result = host.run(script, deadline_seconds=deadline_seconds)
-        finally:
-            host.close()
+        """Run a script as root and return its stdout. Raises RunbookError when it fails and `check` is true.
+
+        The connection is kept for the next one, for a new one costs seconds of an emulated CPU."""
+        script = Script(text, name="lab", changes=changes, root=True)
+        result = self._kept().run(script, deadline_seconds=deadline_seconds)
         if check and not result.ok:
             raise RunbookError(f"a script of the lab failed: {_words(result)}", where=self.name)
         return result.stdout.decode(errors="replace")
+
+    def hang_up(self) -> None:
+        """Close the connection that `sh` keeps: the machine will not remember it, or is gone."""
+        kept = _KEPT.pop(self.directory, None)
+        if kept is not None:
+            kept.close()
+
+    def _kept(self) -> SshHost:
+        with _KEPT_LOCK:
+            if self.directory not in _KEPT:
+                _KEPT[self.directory] = self.host()
+            return _KEPT[self.directory]
 
     def qmp(self, *, deadline_seconds: float = 30.0) -> Qmp:
         """A conversation with its qemu."""
@@ -95,20 +107,16 @@ class Machine:
         begin = time.monotonic()
         script = Script(_READY[self.record.role], name="lab: ready", root=True)
         last = "it did not answer yet"
-        host = self.host()
-        try:
-            while time.monotonic() - begin < seconds:
-                if not self.record.running:
-                    raise RunbookError(f"qemu has ended: {_log(self.directory)}", where=self.name)
-                try:
-                    if host.run(script, deadline_seconds=15).ok:
-                        return time.monotonic() - begin
-                    last = "it answers, and its services are not up yet"
-                except HostError as error:
-                    last = error.what
-                time.sleep(0.3)
-        finally:
-            host.close()
+        while time.monotonic() - begin < seconds:
+            if not self.record.running:
+                raise RunbookError(f"qemu has ended: {_log(self.directory)}", where=self.name)
+            try:
+                if self._kept().run(script, deadline_seconds=15).ok:
+                    return time.monotonic() - begin
+                last = "it answers, and its services are not up yet"
+            except HostError as error:
+                last = error.what
+            time.sleep(0.3)
         raise RunbookError(
             f"it was not ready within {seconds:.0f} s: {last}; the console's end: {self._console()}",
             where=self.name,
@@ -132,6 +140,7 @@ class Machine:
         if not self.record.saved:
             raise RunbookError("its state was not saved", where=self.name, next=f"runbook lab-host up {self.name}")
         begin = time.monotonic()
+        self.hang_up()
         self.undo_outside()
         self._snapshot(f"loadvm {SNAPSHOT}")
         with self.qmp() as qmp:
@@ -143,21 +152,16 @@ class Machine:
     def set_clock(self, *, patience_seconds: float = 60.0) -> None:
         """Set the machine's clock to this one's."""
         end = time.monotonic() + patience_seconds
-        host = self.host()
-        try:
-            while True:
-                try:
-                    host.run(
-                        Script(f"date -u -s @{time.time():.2f} >/dev/null", name="lab: clock", root=True),
-                        deadline_seconds=10,
-                    )
+        while True:
+            text = f"date -u -s @{time.time():.2f} >/dev/null"
+            try:
+                result = self._kept().run(Script(text, name="lab: clock", root=True), deadline_seconds=10)
+                if not result.connected_seconds:  # else the time was old when it arrived
                     return
-                except HostError:
-                    if time.monotonic() > end:
-                        raise
-                    time.sleep(0.2)
-        finally:
-            host.close()
+            except HostError:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.2)
 
     def undo_outside(self) -> None:
         """Full speed for the data disk, cables plugged in."""
@@ -196,11 +200,13 @@ class Machine:
 
     def power_cut(self) -> None:
         """Cut the power now, and switch it on again: what was not on disk is lost. Does not wait for the boot."""
+        self.hang_up()
         with self.qmp() as qmp:
             qmp.execute("system_reset")
 
     def end(self) -> bool:
         """Switch it off without asking it and remove its files. True when its process is proven gone."""
+        self.hang_up()
         record = read_record(self.directory)
         gone = True
         process = record.process if record else _process_from_file(self.directory)

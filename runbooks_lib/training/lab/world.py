@@ -47,10 +47,11 @@ def look(machine: Machine) -> World:
     has_database = machine.record.role == "build-server"
     lines = [f"echo '=={name}'; {command}" for name, command in _COMMANDS.items()]
     if has_database:
-        lines += [
-            f"echo '=={name}'; runuser -u postgres -- psql --no-psqlrc -At buildserver -c \"{statement}\" 2>&1"
-            for name, statement in _SQL.items()
-        ]
+        lines.append(
+            "runuser -u postgres -- psql --no-psqlrc --quiet --no-align --tuples-only buildserver 2>&1 <<'END'"
+        )
+        lines += [f"\\echo '=={name}'\n{statement};" for name, statement in _SQL.items()]
+        lines.append("END")
     lines.append("echo '==space'; df --block-size=1 --output=target,used,iused -x tmpfs -x devtmpfs | tail -n +2")
     said: dict[str, str] = {}
     text = machine.sh("cd /\n" + "\n".join(lines), deadline_seconds=120, changes=False, check=False)
