@@ -72,10 +72,14 @@ def history_import_csv(file: Path, host: str | None, mountpoint: str | None, con
 
     All of it or nothing; every line that cannot be read is told with its number. docs/history.md lists the columns.
     """
-    from runbooks_lib import terminal
+    from runbooks_lib import config, terminal
     from runbooks_lib.history.import_csv import import_csv
 
-    terminal.show_imported(import_csv(_own_history(config_path), file, instance=host, mountpoint=mountpoint))
+    brought = import_csv(_own_history(config_path), file, instance=host, mountpoint=mountpoint)
+    terminal.show_imported(brought)
+    unknown = [name for name in brought.instances if name not in config.load(config_path).hosts]
+    if unknown:
+        click.echo(f"Not in the inventory, so no report shows it yet: {', '.join(unknown)}", err=True)
 
 
 @history_import.command("sysstat")

@@ -218,7 +218,7 @@ def find(given: str | os.PathLike[str] | None = None) -> Path:
         f"no {CONFIG_NAME}",
         where=str(here),
         true_now="no inventory was read and nothing was done",
-        next="`runbook init` writes one from ~/.ssh/config; or name one with --config FILE",
+        next="go to where yours is, or name it: --config FILE, $RUNBOOKS_CONFIG; `runbook init` writes a first one",
     )
 
 

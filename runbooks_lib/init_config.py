@@ -51,10 +51,10 @@ class Written:
 
     @property
     def sentence(self) -> str:
-        active, commented = len(self.starter.hosts), len(self.starter.commented)
+        active = len(self.starter.hosts)
         found = f"{active} host{'' if active == 1 else 's'} from the SSH configuration"
-        if commented:
-            found += f", {commented} more commented out with the reason"
+        if self.starter.commented:
+            found += f"; left out, each with its reason in the file: {', '.join(self.starter.commented)}"
         return f"Wrote {self.path}: {found}. Look through it, then: runbook hosts check"
 
 
@@ -84,7 +84,7 @@ def starter(config_file: str | os.PathLike[str] | None = None) -> Starter:
         answer = answers[alias.name]
         reason = _reason_against(alias, answer, bastions, seen)
         if reason:
-            parts.append(f"\n# {_one_line(reason)}\n# [hosts.{_key(alias.name)}]\n")
+            parts.append(f"\n# {_one_line(reason)}\n# [hosts.{_key(alias.name)}]\n# groups = []\n")
             commented.append(alias.name)
             continue
         assert isinstance(answer, SshSettings)  # noqa: S101 - an error is a reason
@@ -112,6 +112,13 @@ def write(path: str | os.PathLike[str], *, ssh_config: str | os.PathLike[str] | 
     if target.exists() or target.is_symlink():
         raise exists
     made = starter(ssh_config)
+    if not made.hosts and not made.commented:
+        raise UsageError(
+            "no host was found in the SSH configuration",
+            where=os.fspath(ssh_config or "~/.ssh/config"),
+            true_now="nothing was written",
+            next="name another with --ssh-config, or write runbooks.toml by hand: docs/inventory.md shows one",
+        )
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         temporary.write_text(made.text, encoding="utf-8")

@@ -106,7 +106,7 @@ def ask_to_trust(plan: Any, add: Callable[[Any], None]) -> None:
         sys.exit(1)
     answer = click.prompt("Type yes to trust this key", default="no", show_default=False)
     if answer.strip().lower() != "yes":
-        click.echo("Not added. Nothing was changed.")
+        click.echo("Not added; only the whole word yes adds it. Nothing was changed.")
         sys.exit(1)
     add(plan)
     click.echo(f"Added to {plan.path}.")
@@ -143,9 +143,9 @@ def show_checks(rows: list[Row]) -> None:
     shown: list[tuple[str, ...]] = []
     for row in rows:
         if row.seen is None:
-            shown.append((row.host, row.state, f"{row.seconds:.1f} s", row.message.splitlines()[0]))
+            shown.append((row.host, row.state, f"{row.seconds:.1f} s", "see below"))
             continue
-        state = "ok" if row.ok else "doubtful"
+        state = "ok" if row.ok else "ok, but"
         about = f"{row.seen.system}, {_count(row.partitions, 'partition')}"
         shown.append((row.host, state, f"{row.seconds:.1f} s", about))
     table(shown, ("HOST", "STATE", "TIME", ""))
@@ -158,16 +158,25 @@ def show_checks(rows: list[Row]) -> None:
 
 
 def show_collected(rows: list[Row], config: Config, *, quiet: bool = False) -> None:
-    """A row a host, the failures with what to do, and where the numbers are."""
-    if not quiet:
-        table(
-            [(row.host, row.state, f"{row.seconds:.1f} s", _fullest(row.seen) if row.seen else "") for row in rows],
-            ("HOST", "STATE", "TIME", "FULLEST"),
-        )
+    """A row a host, the failures with what to do, and where the numbers are; for a log one dated line a failure."""
+    if quiet:
+        now = datetime.now(UTC)
+        for row in rows:
+            if row.message:
+                click.echo(
+                    f"{now:%Y-%m-%dT%H:%M:%SZ} {line(row.host, row.state, row.message.splitlines()[0])}", err=True
+                )
+        return
+    table(
+        [
+            (row.host, row.state, f"{row.seconds:.1f} s", _fullest(row.seen) if row.seen else "see below")
+            for row in rows
+        ],
+        ("HOST", "STATE", "TIME", "FULLEST"),
+    )
     _show_failures(rows)
-    if not quiet:
-        read = sum(row.seen is not None for row in rows)
-        click.echo(f"\n{read} of {_count(len(rows), 'host')} read and kept in {config.history.path}")
+    read = sum(row.seen is not None for row in rows)
+    click.echo(f"\n{read} of {_count(len(rows), 'host')} read and kept in {config.history.path}")
 
 
 def _show_failures(rows: list[Row]) -> None:
@@ -264,7 +273,13 @@ def _sections(snapshot: Snapshot) -> Iterator[tuple[str, list[tuple[str, ...]]]]
     processes = snapshot.processes.value
     if processes is not None:
         yield "waiting in the kernel (state D)", [(str(each.pid), each.name) for each in processes.blocked]
-        yield "most CPU", [(str(each.pid), each.name, _percent(each.cpu_ratio)) for each in processes.by_cpu[:5]]
+        yield (
+            "most CPU",
+            [
+                (str(each.pid), each.name, _percent(each.cpu_ratio))
+                for each in sorted(processes.by_cpu, key=lambda one: one.cpu_ratio or 0.0, reverse=True)[:5]
+            ],
+        )
     yield (
         "PostgreSQL",
         [

@@ -11,6 +11,7 @@ from runbooks_lib.config import Config, HostEntry
 from runbooks_lib.errors import RunbookError, UsageError
 from runbooks_lib.facts.collect import quick_script, read_slow, read_snapshot
 from runbooks_lib.facts.fact import State
+from runbooks_lib.facts.metrics import keeps_filesystem
 from runbooks_lib.facts.slow import SlowSnapshot
 from runbooks_lib.facts.snapshot import Snapshot
 from runbooks_lib.history.import_sysstat import SysstatImport, import_sysstat
@@ -46,7 +47,7 @@ class Row:
 
     @property
     def partitions(self) -> int:
-        """File systems whose usage was read."""
+        """File systems whose usage the history keeps."""
         return 0 if self.seen is None else self.seen.partitions
 
 
@@ -206,7 +207,8 @@ def _message(outcome: Outcome[T]) -> str:
 def _seen(snapshot: Snapshot) -> Seen:
     identity, filesystems = snapshot.identity.value, snapshot.filesystems.value
     system = f"{identity.distribution_name or identity.distribution} {identity.kernel}" if identity else ""
-    usages = [(row.usage, row.mountpoint) for row in filesystems.rows if row.usage] if filesystems else []
+    rows = [row for row in filesystems.rows if keeps_filesystem(row)] if filesystems else []
+    usages = [(row.usage, row.mountpoint) for row in rows if row.usage]
     filled = [(usage.used_ratio, mountpoint) for usage, mountpoint in usages if usage.used_ratio is not None]
     ratio, mountpoint = max(filled, default=(0.0, ""))
     return Seen(system, len(usages), mountpoint, ratio)

@@ -147,6 +147,13 @@ def _parser(header: list[str], place: _Place, file: Path) -> Callable[[Mapping[s
         raise UsageError(
             f"columns without a name or twice: {repeated}", where=str(file), true_now="nothing was imported"
         )
+    if place.instance is None and "instance" not in header:
+        raise UsageError(
+            "it does not say which host it is about",
+            where=str(file),
+            true_now="nothing was imported",
+            next="name the host: --host NAME (or add a column `instance`)",
+        )
     if set(_LONG) <= set(header):
         return lambda cells: _sample(cells, place)
     unknown = sorted(set(header) - {"time", *_PARTITION_VALUES, *_PARTITION_LABELS})
@@ -157,6 +164,13 @@ def _parser(header: list[str], place: _Place, file: Path) -> Callable[[Mapping[s
             where=str(file),
             true_now="nothing was imported",
             next=f"time,{','.join(_PARTITION_VALUES)} (only the first two are needed), or time,metric,value,LABEL…",
+        )
+    if place.mountpoint is None and "mountpoint" not in header:
+        raise UsageError(
+            "it does not say which partition it is about",
+            where=str(file),
+            true_now="nothing was imported",
+            next="name it: --mountpoint PATH (or add a column `mountpoint`)",
         )
     return lambda cells: _partition(cells, place)
 

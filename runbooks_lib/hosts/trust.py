@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import fcntl
+import logging
 import os
 import re
 import secrets
@@ -27,6 +28,8 @@ from runbooks_lib.hosts.host import DeadlineExceeded, HostError, HostUnreachable
 from runbooks_lib.hosts.known_hosts import KnownHosts, KnownLine, Verdict, fingerprint, lookup_name
 from runbooks_lib.hosts.known_hosts_file import hash_name
 from runbooks_lib.hosts.ssh_settings import SshSettings, resolve, route
+
+logging.getLogger("paramiko").setLevel(logging.CRITICAL + 1)  # every failure is told as a HostError instead
 
 _DEADLINE_SECONDS = 10.0
 _LOCK_SECONDS = 5.0

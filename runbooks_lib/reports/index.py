@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import quote
 
@@ -30,6 +30,7 @@ _LOCK = ".index.lock"
 _LOCK_SECONDS = 10.0
 KEPT_RUNS = 90  # of each report: a quarter of nightly ones
 _SPARKLINE_RUNS = 30
+_RECENT = timedelta(days=7)
 _WIDTH, _HEIGHT, _MARGIN = 120.0, 28.0, 3.0
 _ORDER = ("failed", "act", "crossed", "watch", "ok", "unknown")  # what needs a look first
 
@@ -76,6 +77,7 @@ class ReportCard:
 
     name: str
     title: str
+    parameters: str
     badge: Badge
     headline: str
     why: str
@@ -126,8 +128,11 @@ def _update(outputs: Path, titles: Mapping[str, str], moment: datetime) -> Path:
     expected = expectations(outputs)
     names = sorted({*titles, *expected, *(row.report for row in runs)})
     cards = [
-        _card(name, titles.get(name, name), [row for row in runs if row.report == name], expected.get(name), moment)
+        card
         for name in names
+        for card in _cards(
+            name, titles.get(name, name), [run for run in runs if run.report == name], expected.get(name), moment
+        )
     ]
     cards.sort(key=lambda card: (_ORDER.index(card.badge.kind), -_time_of(card)))
     path = outputs / NAME
@@ -159,11 +164,14 @@ def read_runs(outputs: Path, *, now: datetime) -> list[FoundRun]:
     return sorted(found, key=lambda run: run.row.run, reverse=True)
 
 
-def last_started(outputs: Path, report: str) -> datetime | None:
-    """When the last run of a report was started that ended well or is running; None when there is none."""
+def last_started(outputs: Path, report: str, *, asked: str | None = None) -> datetime | None:
+    """When the last run of a report was started that ended well or is running; None when there is none. With `asked`
+    only runs with these parameters count."""
     for directory in sorted(_run_directories(outputs, report), reverse=True):
         with suppress(DamagedRecordError):
             record = records.read(directory)
+            if asked not in (None, _asked(record)):
+                continue
             if record.state in ("ok", "threshold") or (
                 record.state == "running" and not records.is_abandoned(record, now=datetime.now(UTC))
             ):
@@ -226,8 +234,13 @@ def _row(outputs: Path, directory: Path, record: Record | None, problem: str, no
     state, headline = record.state, record.headline or record.message
     if records.is_abandoned(record, now=now):
         state, headline = "failed", "it was broken off: its process is gone and wrote no end"
-    parameters = ", ".join(f"{name}={value}" for name, value in record.parameters.items())
-    return RunRow(report, directory.name, Badge(state), record.started, record.seconds, headline, parameters, links)
+    asked = _asked(record)
+    return RunRow(report, directory.name, Badge(state), record.started, record.seconds, headline, asked, links)
+
+
+def _asked(record: Record) -> str:
+    """The parameters that were given, as they were typed."""
+    return ", ".join(f"{name}={value}" for name, value in record.parameters.items())
 
 
 def _started(run: str) -> datetime | None:
@@ -237,7 +250,31 @@ def _started(run: str) -> datetime | None:
         return None
 
 
-def _card(name: str, title: str, runs: Sequence[FoundRun], expected: Expectation | None, now: datetime) -> ReportCard:
+def _cards(
+    name: str, title: str, runs: Sequence[FoundRun], expected: Expectation | None, now: datetime
+) -> Iterator[ReportCard]:
+    """A card for each set of parameters: a glance at one host must not hide what the whole report says.
+
+    Shown are the one that is expected, the one without parameters, and those of the last week.
+    """
+    asked = None if expected is None else expected.asked
+    sets: dict[str, list[FoundRun]] = {} if asked is None else {asked: []}
+    for run in runs:
+        sets.setdefault(run.row.parameters, []).append(run)
+    for parameters, alike in (sets or {"": []}).items():
+        recent = bool(alike) and alike[0].row.started is not None and now - alike[0].row.started < _RECENT
+        if parameters in ("", asked) or recent:
+            yield _card(name, title, parameters, alike, expected if parameters == asked else None, now)
+
+
+def _card(
+    name: str,
+    title: str,
+    parameters: str,
+    runs: Sequence[FoundRun],
+    expected: Expectation | None,
+    now: datetime,
+) -> ReportCard:
     latest = runs[0] if runs else None
     well = next((run for run in runs if run.record and run.record.state in ("ok", "threshold")), None)
     badge = latest.row.badge if latest else Badge("never ran")
@@ -254,17 +291,23 @@ def _card(name: str, title: str, runs: Sequence[FoundRun], expected: Expectation
         started = well.row.started
         when = f"{started:%d %b %H:%M} UTC" if started else ""
         why = " · ".join(part for part in (why, f"last good run {when}: {well.row.headline}") if part)
-    # A trend is one only among runs that were asked the same.
-    asked = latest.record.parameters if latest and latest.record else None
-    alike = [run.record for run in runs if run.record is not None and run.record.parameters == asked]
-    numbered = [record for record in alike if record.number is not None]
+    numbered = [run.record for run in runs if run.record is not None and run.record.number is not None]
     values = [record.number for record in reversed(numbered[:_SPARKLINE_RUNS]) if record.number is not None]
     number = f"{values[-1]:g} {numbered[0].number_name}".strip() if values else ""
     missing_from = None
     if expected is not None and badge.state in ("ok", "threshold", "running", "never ran"):
         missing_from = expected.missing_from(well.record.started if well and well.record else None, now)
     return ReportCard(
-        name, title, badge, headline, why, latest.row if latest else None, sparkline(values), number, missing_from
+        name,
+        title,
+        parameters,
+        badge,
+        headline,
+        why,
+        latest.row if latest else None,
+        sparkline(values),
+        number,
+        missing_from,
     )
 
 

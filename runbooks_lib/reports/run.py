@@ -122,6 +122,10 @@ def run_report(
     values = parameters.check(report.parameters, given, report=report.name)
     if config is None and (config_path is not None or outputs is None):
         config = inventory.load(config_path)
+    if config is not None:
+        # By convention these two name what the inventory has: a mistyped one must not cost a run that fails.
+        chosen = {name: str(values[name]) for name in ("host", "group") if values.get(name)}
+        config.select(**chosen)
     outputs = (outputs or (config.outputs if config else Path("outputs"))).absolute()
     now = datetime.now(UTC)
     started = _begin(report, values, now, deadline_seconds)

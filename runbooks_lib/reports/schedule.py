@@ -39,6 +39,11 @@ class Expectation:
     since: datetime
     arguments: tuple[str, ...] = ()
 
+    @property
+    def asked(self) -> str:
+        """The parameters it is run with, as the index shows them: "group=databases, horizon_days=30"."""
+        return ", ".join(self.arguments[1::2])
+
     def last_due(self, now: datetime) -> datetime:
         """The latest moment at or before `now` at which it should have run; `since` when it was never due yet."""
         local = now.astimezone()
@@ -81,7 +86,12 @@ class Schedule:
         """Every file and line, exactly as it would be written, and every command."""
         parts = [f"# {path}\n{text}" for path, text in self.files.items()]
         if self.lines:
-            parts.append("# crontab\n" + "\n".join(self.lines) + "\n")
+            at = self.expectation.at
+            parts.append(
+                f"# crontab: the report is called every hour and runs once a day, from {at} on\n"
+                + "\n".join(self.lines)
+                + "\n"
+            )
         parts += [f"# {shlex.join(command)}\n" for command in self.commands]
         return "\n".join(parts)
 
@@ -185,7 +195,9 @@ def is_due(outputs: Path, report: str, *, now: datetime | None = None) -> bool:
     from runbooks_lib.reports.index import last_started
 
     expected = expectations(outputs).get(report)
-    return expected is None or expected.due(last_started(outputs, report), now or datetime.now(UTC))
+    if expected is None:
+        return True
+    return expected.due(last_started(outputs, report, asked=expected.asked), now or datetime.now(UTC))
 
 
 # -- systemd -----------------------------------------------------------------------------------------------------------

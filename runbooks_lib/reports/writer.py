@@ -35,7 +35,11 @@ _GRAMMAR_KEYS = frozenset(
 def make_directory(path: Path) -> None:
     """Make a directory (0700) and those above it, where they are not there. RunbookError when that cannot be done."""
     try:
-        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # mkdir(parents=True) would give those above the usual mode.
+        for missing in reversed([each for each in (path, *path.parents) if not each.exists()]):
+            missing.mkdir(exist_ok=True, mode=0o700)
+        if not path.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "there is a file of that name")
     except OSError as error:
         raise cannot_write(path, error) from error
 

@@ -10,6 +10,7 @@ from runbooks_lib import config
 from runbooks_lib.errors import RunbookError, UsageError
 from runbooks_lib.history import SqliteHistory, collecting
 from runbooks_lib.reports.run import ReportRun, run_report
+from runbooks_lib.reports.writer import make_directory
 from runbooks_lib.training import example_past
 from runbooks_lib.training.practice_host import PracticeHost
 
@@ -49,7 +50,7 @@ class Demo:
 
 def run(directory: Path) -> Demo:
     """Make the demo under `directory` (created; used again by the next call). Raises RunbookError when a part fails."""
-    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_directory(directory)
     now = datetime.now(UTC)
     with PracticeHost(directory / "practice-host", names=(LIVE_HOST,)) as practice:
         inventory = directory / config.CONFIG_NAME

@@ -154,9 +154,9 @@ def test_a_file_that_is_not_understood_is_refused(
 
 def test_host_and_mount_point_must_come_from_somewhere(history: SqliteHistory, file: Path) -> None:
     file.write_text("time,used_bytes\n2025-03-08,1\n")
-    with pytest.raises(UsageError, match="no host"):
+    with pytest.raises(UsageError, match="which host"):
         import_csv(history, file, mountpoint="/", now=NOW)
-    with pytest.raises(UsageError, match="no mount point"):
+    with pytest.raises(UsageError, match="which partition"):
         import_csv(history, file, instance="a", now=NOW)
     with pytest.raises(UsageError, match="cannot be read: No such file"):
         import_csv(history, file.with_name("none.csv"), instance="a", mountpoint="/", now=NOW)

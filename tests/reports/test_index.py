@@ -110,7 +110,8 @@ def test_a_report_that_is_expected_and_missing_is_stale_also_when_its_last_run_w
 
 def test_the_page_itself_knows_when_a_report_will_be_missing(tmp_path: Path) -> None:
     ran(tmp_path, 1)
-    expected = {"disk-report": {"at": "11:00", "since": (NOW - timedelta(days=5)).isoformat(), "arguments": []}}
+    since = (NOW - timedelta(days=5)).isoformat()
+    expected = {"disk-report": {"at": "11:00", "since": since, "arguments": ["-p", "group=databases"]}}
     (tmp_path / schedule.EXPECTED).write_text(json.dumps(expected))
     page = written(tmp_path)
     card = page.split("All runs")[0]
@@ -119,6 +120,18 @@ def test_the_page_itself_knows_when_a_report_will_be_missing(tmp_path: Path) -> 
     later = due + schedule.GRACE + (timedelta(days=1) if NOW - timedelta(hours=1) >= due else timedelta())
     assert datetime.fromtimestamp(int(moment), UTC) == later
     assert "stale" not in card.split("</style>")[1]
+
+
+def test_a_glance_at_one_host_does_not_hide_what_the_whole_report_says(tmp_path: Path) -> None:
+    ran(tmp_path, 2, state="threshold", headline="/srv/db on db-1: begin now", parameters={})
+    ran(tmp_path, 1, headline="Nobody is needed", parameters={"host": "db-2"})
+    cards = written(tmp_path).split("</style>")[1].split("All runs")[0]
+    assert cards.index("begin now") < cards.index("Nobody is needed")
+    assert "host=db-2" in cards
+    since = (NOW - timedelta(days=5)).isoformat()
+    expected = {"disk-report": {"at": "11:30", "since": since, "arguments": []}}
+    (tmp_path / schedule.EXPECTED).write_text(json.dumps(expected))
+    assert schedule.is_due(tmp_path, "disk-report", now=NOW), "the run of one host is not the nightly one"
 
 
 def test_a_trend_is_drawn_among_runs_that_were_asked_the_same(tmp_path: Path) -> None:
