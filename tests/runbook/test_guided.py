@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pexpect
@@ -43,6 +45,8 @@ class Terminal:
             encoding="utf-8",
             timeout=60,
             dimensions=(50, 300),
+            # Where the tests run in the background, Ctrl-C is ignored by what they start.
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
         )
         return self.child
 
