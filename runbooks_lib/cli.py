@@ -9,13 +9,13 @@ import click
 
 from runbooks_lib import __version__
 from runbooks_lib.cli_history import history
-from runbooks_lib.cli_options import chosen, config_option, selection
+from runbooks_lib.cli_options import Verbs, chosen, config_option, selection
 from runbooks_lib.errors import ExitCode, RunbookError, UsageError
 
 # Rooms are imported inside the verbs, so that `runbook --help` stays quick.
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="runbook")
 def cli() -> None:
     """Runbooks for on-call engineers: read hosts over SSH, keep their past, say when a disk will be full, report it.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,29 @@ from runbooks_lib.errors import UsageError
 
 if TYPE_CHECKING:
     from runbooks_lib.config import Config, HostEntry
+
+
+class Verbs(click.Group):
+    """A group that finds a verb also where it stands deeper: after `check` it names `runbook hosts check`."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            deeper = [f"`runbook {path}`" for path in _paths(self) if path.split()[-1] == args[0]]
+            if deeper:
+                error.message += f" There is {' and '.join(deeper)}."
+            raise
+
+
+def _paths(group: click.Group, before: str = "") -> Iterator[str]:
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from _paths(command, f"{before}{name} ")
+        yield f"{before}{name}"
+
 
 config_option = click.option(
     "--config",

@@ -111,6 +111,7 @@ def test_wrong_parameters_are_all_told_before_anything_starts(tmp_path: Path, pr
         (("history", "import", "csv", "absent.csv"), "absent.csv"),
         (("collect", "--confg", "x"), "No such option"),
         (("nonsense",), "No such command"),
+        (("check",), "`runbook hosts check`"),
     ],
 )
 def test_what_is_used_wrongly_is_exit_code_two(
