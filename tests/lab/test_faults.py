@@ -83,7 +83,7 @@ def full_of_log(host: Host, machine: Machine) -> str:
 
 
 def full_of_temporary_files(host: Host, machine: Machine) -> str:
-    return full(host) or big_directory("/base")(host, machine)
+    return full(host) or big_directory("/postgresql/15", least_bytes=400e6)(host, machine)
 
 
 def full_of_deleted_files(host: Host, _: Machine) -> str:
@@ -111,8 +111,10 @@ def slow(host: Host, machine: Machine) -> str:
 
 
 def read_only(host: Host, _: Machine) -> str:
+    # Since 6.12, and in the stable kernels that took the change, ext4 takes no writes after an error while the mount
+    # table goes on saying rw: what tells is the count of its errors.
     row = partition(host)
-    return "" if row.read_only else f"{row}"
+    return "" if row.read_only or "errors recorded" in row.detail else f"{row}"
 
 
 def busy(host: Host, _: Machine) -> str:
