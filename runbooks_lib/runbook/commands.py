@@ -71,6 +71,7 @@ def run(
     """
     from runbooks_lib.runbook import catalogue, words
     from runbooks_lib.runbook.resume import Finished, open_run, prove
+    from runbooks_lib.runbook.runs import latest
 
     if name is None:
         for known in catalogue.all_runbooks().values():
@@ -80,16 +81,23 @@ def run(
         raise UsageError("no host was named", true_now="nothing was run", next="name one with --host")
     loaded, aim = _target(name, host_name, given, config_path)
     options = _options(loaded, approve=approve, again=again, take_over=take_over)
-    made = aim.plan()
+    before = latest(options.runs, aim.key)
+    if before is not None and before[1].outcome == "done" and again is None:
+        _say(f"Done before, in {before[0].name}. Asking the host:")
+        _say(prove(Finished(*before), aim))
+        return
+    made = None
     if approve is None:
+        made = aim.plan()
         _say(_opening(aim.runbook))
+        if before is not None and before[1].outcome == "open":
+            _say(f"Unfinished, and carried on:\n{words.state_text(aim.runbook, before[1])}")
         _say(words.plan_text(made))
         if not options.operator.present:
             _say("PLAN ONLY: nothing was changed. To run it: the same command with --approve and this digest.")
             return
     held = open_run(aim, options, made)
     if isinstance(held, Finished):
-        _say(f"Done before, in {held.directory.name}. Asking the host:")
         _say(prove(held, aim))
         return
     from runbooks_lib.runbook.resume import carry_out

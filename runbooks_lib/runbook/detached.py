@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from runbooks_lib.errors import RunbookError
 from runbooks_lib.hosts.host import HostError
 from runbooks_lib.runbook import job, words
+from runbooks_lib.runbook import lock as locks
 from runbooks_lib.runbook.change import Became, Changed, settle
 from runbooks_lib.runbook.check import Answer, CannotTell, ask, bounded, read
 from runbooks_lib.runbook.quoting import text_of
@@ -19,6 +21,7 @@ from runbooks_lib.runbook.step import Command, Known, Step, Watcher
 POLL_SECONDS = 1.0
 SAY_SECONDS = 5.0
 PATIENCE_SECONDS = 120.0  # so long may the host be out of reach; the job does not mind
+RENEW_SECONDS = 300.0  # the lock's lease; a job may take longer than it
 _BLIND_LOOKS = 3
 
 
@@ -99,6 +102,7 @@ class _Beside:
     due: dict[int, float] = field(default_factory=dict)
     blind: dict[int, int] = field(default_factory=dict)
     first: tuple[float, float] | None = None
+    renewed: float = field(default_factory=time.monotonic)
 
     def look(self) -> job.JobLook:
         """How the job is; a host that is out of reach for a while is waited for. Raises Stopped."""
@@ -160,6 +164,11 @@ class _Beside:
         )
         if (datetime.now(UTC) - announced).total_seconds() > self.step.deadline_seconds:
             return f"it did not end within {self.step.deadline_seconds:g} s"
+        if time.monotonic() - self.renewed > RENEW_SECONDS:
+            self.renewed = time.monotonic()
+            with suppress(HostError):  # the next look waits for the host
+                if not locks.renew(self.run.host, self.run.lock):
+                    return "another operator has taken the host's lock over"
         for number, watcher in enumerate(self.step.watchers):
             if time.monotonic() >= self.due.get(number, 0.0):
                 self.due[number] = time.monotonic() + watcher.every_seconds

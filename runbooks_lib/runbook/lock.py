@@ -35,10 +35,18 @@ while [ -f "$f" ] && [ ! -L "$f" ]; do
 done; }
 walk
 """
+# A holder who moves his file to the front may do so between the walk and the reading: then both are done again.
 _TELL = """read -r here </proc/sys/kernel/random/boot_id 2>/dev/null || here=
-[ -n "$h" ] || { echo none; exit 0; }
-printf '%s\\n%s %s\\n%s\\n' "$token" "$(stat -c %Y -- "$h")" "$(date +%s)" "$here"
-{ read -r x; cat; } <"$h"
+tries=0; while :; do
+  [ -n "$h" ] || { echo none; exit 0; }
+  was=$token; times="$(stat -c %Y -- "$h" 2>/dev/null) $(date +%s)"
+  said=$({ read -r x; cat; } 2>/dev/null <"$h"); walk
+  [ "$token" = unreadable ] || [ "$token" != "$was" ] || [ -z "$said" ] || [ "${times# }" != "$times" ] || break
+  tries=$((tries+1)); [ $tries -lt 10 ] || break
+  sleep 0.1 2>/dev/null || sleep 1
+  walk
+done
+printf '%s\\n%s\\n%s\\n%s\\n' "$token" "$times" "$here" "$said"
 exit 0
 """
 _ACQUIRE = """
@@ -188,6 +196,12 @@ def release(host: Host, lock: Lock) -> bool:
     """Give the lock back. False when another had taken it over. Raises HostError."""
     script = lock.places.find() + f"mine={lock.token} next={secrets.token_hex(16)}\n" + _WALK + _RELEASE
     return _run(host, script, "lock: release", changes=True).strip() == "free"
+
+
+def renew(host: Host, lock: Lock) -> bool:
+    """Show that the holder is alive. False when another has taken the lock over. Raises HostError."""
+    result = host.run(Script(lock.fence() + "exit 0\n", name="lock: renew", changes=True), deadline_seconds=20.0)
+    return result.exit_status != LOST_STATUS
 
 
 def _run(host: Host, text: str, name: str, *, changes: bool) -> str:

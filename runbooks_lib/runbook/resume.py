@@ -43,9 +43,9 @@ def resume(directory: Path, target: Target, options: Options) -> Run:
                 true_now=f"nothing was run; it was begun with {run_state.digest}",
                 next="approve that digest, or resume it in a terminal, step by step",
             )
+        lock = take_lock(target, options, journal)
         if run_state.outcome == "done":
             journal.append("reopened", why=options.again or "undo")
-        lock = take_lock(target, options, journal)
         how = {"digest": options.approve} if options.approve else {"guided": True}
         journal.append("resumed", **how)
     except BaseException:

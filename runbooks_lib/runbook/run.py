@@ -172,7 +172,7 @@ class Run:
         if part.verdict is Verdict.BLOCKED:
             raise self._blocked(step, part)
         if part.verdict is Verdict.ALREADY_SO:
-            self.journal.append("done", step.name, how="already so", evidence=part.because, outputs=part.outputs)
+            self._already_so(step, part, begun=begun)
             return f"already so: {part.because}"
         if self.guided:
             choice = self._ask(step, part)
@@ -185,6 +185,15 @@ class Run:
             self._write_before(step, part)
         self._change(step, part.commands, attempt)
         return self._verify(step)
+
+    def _already_so(self, step: Step, part: StepPlan, *, begun: bool) -> None:
+        """A later proof asks by what was read now; of a step that has begun, by what was recorded then."""
+        record: dict[str, Any] = {"outputs": dict(part.outputs)}
+        if not begun:
+            record["before"] = dict(part.before)
+        if masked(record) != record:
+            raise self.stop(step, "what would have to be recorded for a later proof holds a secret", "stopped")
+        self.journal.append("done", step.name, how="already so", evidence=part.because, **record)
 
     def _write_before(self, step: Step, part: StepPlan) -> None:
         record = {

@@ -19,7 +19,7 @@ from runbooks_lib.runbook.plan import Plan
 from runbooks_lib.runbook.resume import Finished, open_run, prove, resume
 from runbooks_lib.runbook.run import Options, Run, Target, UndoWanted, target
 from runbooks_lib.runbook.step import Runbook
-from runbooks_lib.runbook.undo import undo
+from runbooks_lib.runbook.undo import to_undo, undo
 
 PLAN_ONLY = "PLAN ONLY: nothing is changed"
 
@@ -107,7 +107,11 @@ class Session:
         run = self._running()
         if run is None:
             found = self._open()
-            run = resume(found.directory, self._aim, self._options) if isinstance(found, Finished) else found
+            if isinstance(found, Finished):
+                to_undo(self._aim.runbook, found.state)  # a refusal leaves the run as it is: done
+                run = resume(found.directory, self._aim, self._options)
+            else:
+                run = found
         return self._undo(run)
 
     def again(self, reason: str) -> None:

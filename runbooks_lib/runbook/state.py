@@ -150,9 +150,11 @@ def _step_after(step: StepState, entry: Entry) -> StepState:
         case "changed":
             return replace(step, open_changes=tuple(each for each in step.open_changes if each != data["change"]))
         case "again":
-            return replace(step, phase=Phase.BEGUN)
+            # What never changed anything goes by what is read anew, not by what was read when it was so already.
+            return replace(step, phase=Phase.BEGUN if step.changed else Phase.UNTOUCHED)
         case "done":
-            return replace(step, phase=Phase.DONE, outputs=data["outputs"], note=data["how"])
+            before = data.get("before", step.before)
+            return replace(step, phase=Phase.DONE, before=before, outputs=data["outputs"], note=data["how"])
         case "skipped":
             return replace(step, phase=Phase.SKIPPED, note=data["reason"])
         case "undoing":

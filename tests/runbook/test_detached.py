@@ -169,3 +169,17 @@ def test_undo_ends_a_running_job_first(bench: Bench, marked: str, monkeypatch: p
     bench.undo(runbook)
     assert with_mark(marked) == []
     assert list(bench.directory.iterdir()) == []
+
+
+def test_a_job_whose_operator_lost_the_lock_is_ended(
+    bench: Bench, marked: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(detached, "RENEW_SECONDS", 0.3)
+    run = bench.approved(book(slow(marked, 60)))
+    taken = {"who": "other", "run": run.name, "runbook": "test"}
+    losing = threading.Timer(1.5, lock.acquire, (bench.host, bench.places), taken)
+    losing.start()
+    with pytest.raises(Stopped, match="another operator has taken the host's lock over"):
+        carry_out(run)
+    losing.join()
+    assert with_mark(marked) == []

@@ -273,3 +273,18 @@ def test_a_secret_in_what_the_undo_needs_is_refused_before_the_change(bench: Ben
         carry_out(bench.approved(book(ONE)))
     assert "hunter2" not in str(stopped.value)
     assert bench.text("one") == "password=hunter2secret"
+
+
+def test_a_step_that_was_so_already_and_is_so_no_more_is_looked_at_anew(bench: Bench) -> None:
+    (bench.directory / "one").write_text("new")
+    runbook = book(ONE, replace(TWO, commands=lambda _: [Command("exit 1", "nothing")]))
+    with pytest.raises(Stopped):
+        carry_out(bench.approved(runbook))
+    (bench.directory / "one").write_text("somebody else")
+    aim = target(book(ONE, TWO), bench.host, bench.parameters)
+    run = resume(runs.directories(bench.runs)[0], aim, bench.options("one", "two"))
+    carry_out(run)
+    assert run.state.step("one").before == {"old": "somebody else"}
+    assert bench.text("one") == "new"
+    bench.undo(book(ONE, TWO))
+    assert bench.text("one") == "somebody else"
