@@ -24,9 +24,9 @@ class Verbs(click.Group):
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
             deeper = [f"`runbook {path}`" for path in _paths(self) if path.split()[-1] == args[0]]
-            if deeper:
-                error.message += f" There is {' and '.join(deeper)}."
-            raise
+            if not deeper:
+                raise
+            raise click.UsageError(f"{error.format_message()} There is {' and '.join(deeper)}.", ctx) from None
 
 
 def _paths(group: click.Group, before: str = "") -> Iterator[str]:
