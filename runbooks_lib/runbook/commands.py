@@ -162,7 +162,7 @@ def undo(name: str, approve: str | None, take_over: str | None, config_path: Pat
 @_config
 def runs(config_path: Path | None) -> None:
     """List the runs of this machine, newest first."""
-    from runbooks_lib import config, terminal
+    from runbooks_lib import config
     from runbooks_lib.errors import RunbookError
     from runbooks_lib.runbook.runs import directories, state_of
 
@@ -174,9 +174,9 @@ def runs(config_path: Path | None) -> None:
             rows.append((directory.name, state.host, state.who, state.outcome + half))
         except RunbookError as error:
             rows.append((directory.name, "", "", f"unreadable: {error.what}"))
-    if rows:
-        terminal.table(rows, ("run", "host", "by", "state"))
-    else:
+    for row in rows:
+        _say("  ".join(part for part in row if part))
+    if not rows:
         click.echo("There are no runs yet.")
 
 
