@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from runbooks_lib import __version__
+from runbooks_lib.cli_capacity import annotate, backtest
 from runbooks_lib.cli_history import history
 from runbooks_lib.cli_options import Verbs, chosen, config_option, selection
 from runbooks_lib.errors import ExitCode, RunbookError, UsageError
@@ -132,6 +133,8 @@ def facts(config_path: Path | None, name: str, as_json: bool, slow: bool) -> Non
 
 
 cli.add_command(history)
+cli.add_command(backtest)
+cli.add_command(annotate)
 
 
 @cli.command()

@@ -5,7 +5,7 @@ scores.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -144,6 +144,62 @@ def store_forecast(
                 packed,
             ),
         )
+
+
+def store_day(
+    history: SqliteHistory,
+    made_at: datetime,
+    method: str,
+    made: Sequence[tuple[str, str, str, datetime, Mapping[str, Any]]],
+) -> int:
+    """Keep a day's forecasts, rows (instance, mountpoint, resource, due_at, body), at once; returns how many.
+
+    A partition that has forecasts of this `made_at` and `method` keeps them: what was published first is what counts.
+    """
+    when, stored = to_seconds(made_at), 0
+    with history.write_access("the forecasts were not stored") as writer, transaction(writer.connection, writing=True):
+        already = {
+            (number, text)
+            for number, text in writer.connection.execute(
+                "SELECT instance, mountpoint FROM forecast WHERE made_at = ? AND method = ?", (when, method)
+            )
+        }
+        for instance, mountpoint, resource, due_at, body in made:
+            key = (writer.instance_id(instance), _to_text(mountpoint))
+            if key in already:
+                continue
+            packed = json.dumps(body, sort_keys=True, separators=(",", ":"))
+            writer.connection.execute(
+                "INSERT INTO forecast (instance, mountpoint, resource, made_at, due_at, method, body)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (*key, resource, when, to_seconds(due_at), method, packed),
+            )
+            stored += 1
+    return stored
+
+
+def score_forecasts(history: SqliteHistory, scores: Mapping[int, Mapping[str, Any]], *, now: datetime) -> None:
+    """`score_forecast` of many, by id, in one transaction."""
+    if not scores:
+        return
+    with (
+        history.write_access("the forecasts' scores were not stored") as writer,
+        transaction(writer.connection, writing=True),
+    ):
+        writer.connection.executemany(
+            "UPDATE forecast SET scored_at = ?, score = ? WHERE id = ? AND scored_at IS NULL",
+            [
+                (to_seconds(now), json.dumps(score, sort_keys=True, separators=(",", ":")), number)
+                for number, score in scores.items()
+            ],
+        )
+
+
+def counted_since(history: SqliteHistory) -> datetime | None:
+    """When the first forecast that is kept was made; None when none is."""
+    with history.read_access() as reader:
+        row = reader.connection.execute("SELECT min(made_at) FROM forecast").fetchone()
+    return None if row is None or row[0] is None else from_seconds(row[0])
 
 
 def due_forecasts(history: SqliteHistory, now: datetime) -> list[StoredForecast]:

@@ -18,6 +18,7 @@ from matplotlib.patches import Patch
 from runbooks_lib.capacity import Outlook
 from runbooks_lib.history import FilesystemHistory
 from runbooks_lib.history.model import EXAMPLE
+from runbooks_lib.history.notes import Annotation
 from runbooks_lib.reports import disk_words as words
 from runbooks_lib.reports.disk_canvas import (
     FAINT,
@@ -49,7 +50,14 @@ class Chart:
     width: int = round(_WIDTH_INCHES * 100)
 
 
-def draw(history: FilesystemHistory, outlook: Outlook, *, now: datetime, horizon_days: int = 90) -> Chart:
+def draw(
+    history: FilesystemHistory,
+    outlook: Outlook,
+    *,
+    now: datetime,
+    horizon_days: int = 90,
+    annotations: Sequence[Annotation] = (),
+) -> Chart:
     """The chart of one partition with its alternative text.
 
     Drawn are: the daily highest use; usable size and threshold as they were and are; from `now` on the median with the
@@ -63,7 +71,9 @@ def draw(history: FilesystemHistory, outlook: Outlook, *, now: datetime, horizon
     with warnings.catch_warnings():
         # A mount point may hold any character; one without a glyph is drawn as a box, which is right and no news.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        _paint(make_canvas(figure, axes, history, outlook, now, horizon_days))
+        canvas = make_canvas(figure, axes, history, outlook, now, horizon_days)
+        _paint(canvas)
+        _annotations(canvas, annotations)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=_DOTS_PER_INCH, transparent=True)
     return Chart(buffer.getvalue(), alternative_text(history, outlook, now=now))
@@ -193,6 +203,26 @@ def _resizes(canvas: Canvas) -> None:
         left = change > 0 and not near_edge
         y -= 0.06 * (canvas.top - canvas.bottom) if near_edge else 0.0
         canvas.text(x, y, f"{label} " if left else f" {label}", ha="right" if left else "left", va="center")
+
+
+def _annotations(canvas: Canvas, annotations: Sequence[Annotation]) -> None:
+    """A flag on the day, its foot on the scale of days; the whole text stands in the notes below the chart."""
+    if canvas.hours_only:
+        return
+    height, width = canvas.top - canvas.bottom, canvas.last - canvas.first
+    placed: list[float] = []
+    for one in annotations:
+        x = (one.start - canvas.now).total_seconds() / 86_400
+        if not canvas.first <= x <= 0:
+            continue
+        row = sum(abs(x - other) < 0.3 * width for other in placed) % 3
+        placed.append(x)
+        y = canvas.bottom + (0.05 + 0.07 * row) * height
+        canvas.axes.plot([x, x], [canvas.bottom, y], color=INK, linewidth=1.0, zorder=5)
+        canvas.axes.plot([x], [y], "v", color=INK, markersize=5, markeredgecolor="white", zorder=6)
+        right = x > canvas.first + 0.35 * width
+        text = words.plain(one.text, limit=24)
+        canvas.text(x, y, f"{text}  " if right else f"  {text}", ha="right" if right else "left", va="center")
 
 
 def _threshold_dates(canvas: Canvas) -> None:

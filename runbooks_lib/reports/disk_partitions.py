@@ -8,13 +8,15 @@ from datetime import date, datetime, timedelta
 
 from runbooks_lib.capacity import Outlook, outlook
 from runbooks_lib.config import HostEntry, PartitionSettings
-from runbooks_lib.history import Collection, FilesystemHistory, History
+from runbooks_lib.history import Collection, FilesystemHistory, History, SqliteHistory, notes
 from runbooks_lib.history.model import EXAMPLE
+from runbooks_lib.history.notes import Annotation
 from runbooks_lib.reports import disk_words as words
 from runbooks_lib.reports.disk_page import Unsaid
 
 _RANK = {"crossed": 0, "act": 1, "watch": 2, "cannot tell": 3, "ok": 4}
 _NEEDS_A_PERSON = frozenset({"crossed", "act"})
+_LONGEST_EXCLUDED = 366
 _GONE = "Unmounted or renamed? If it is gone for good, the inventory need not list it."
 _UNSEEN = "Is it mounted there, and spelled as `df` spells it?"
 
@@ -32,6 +34,8 @@ class Partition:
     outlook: Outlook
     settings: PartitionSettings
     note: str = ""  # what the inventory says about the host
+    annotations: tuple[Annotation, ...] = ()
+    with_excluded: Outlook | None = None  # the other answer, where a person took days out of the forecast
 
     @property
     def name(self) -> str:
@@ -80,7 +84,15 @@ def read_host(
             continue
         settings = entry.partition(past.mountpoint)
         expected = outlook(past, settings, now=now, horizon_days=horizon_days)
-        partitions.append(Partition(past, expected, settings, entry.note))
+        noted = _noted(history, past, now)
+        excluded = _excluded(noted)
+        other = None
+        if excluded:
+            other, expected = (
+                expected,
+                outlook(past, settings, now=now, horizon_days=horizon_days, excluded_days=excluded),
+            )
+        partitions.append(Partition(past, expected, settings, entry.note, noted, other))
         if expected.refusal is not None:
             unsaid.append(Unsaid(name, f"no forecast: {words.message(expected.refusal)}"))
     seen = {past.mountpoint for past in pasts}
@@ -91,6 +103,11 @@ def read_host(
         if known and mountpoint not in seen
     ]
     return HostReading(tuple(partitions), tuple(unsaid), tuple(left_out), known)
+
+
+def pasts_of(history: History, entry: HostEntry, *, now: datetime, days: int = 400) -> list[FilesystemHistory]:
+    """The pasts of what counts as this host's partitions, each device once, up to `days` long."""
+    return _partitions_of(_pasts(history, entry.name, now, days), entry)[0]
 
 
 def worst_first(partition: Partition) -> tuple[int, bool, bool, date, float, str, str]:
@@ -108,8 +125,10 @@ def worst_first(partition: Partition) -> tuple[int, bool, bool, date, float, str
     )
 
 
-def _pasts(history: History, instance: str, now: datetime) -> list[FilesystemHistory]:
-    found = (history.filesystem(instance, mountpoint, end=now) for _, mountpoint in history.filesystems(instance))
+def _pasts(history: History, instance: str, now: datetime, days: int = 400) -> list[FilesystemHistory]:
+    found = (
+        history.filesystem(instance, mountpoint, end=now, days=days) for _, mountpoint in history.filesystems(instance)
+    )
     return [past for past in found if past is not None and past.samples]
 
 
@@ -135,6 +154,24 @@ def _partitions_of(pasts: list[FilesystemHistory], entry: HostEntry) -> tuple[li
         devices.setdefault(past.device, f"`{words.plain(past.mountpoint)}`")
         kept.append(past)
     return kept, left_out
+
+
+def _noted(history: History, past: FilesystemHistory, now: datetime) -> tuple[Annotation, ...]:
+    """What people noted about it within its past; a server keeps no annotations."""
+    if not isinstance(history, SqliteHistory) or not len(past.days):
+        return ()
+    first = past.days[0].astype(date)
+    found = notes.annotations_of(history, past.instance, past.mountpoint)
+    return tuple(one for one in found if one.end.date() >= first and one.start <= now)
+
+
+def _excluded(noted: tuple[Annotation, ...]) -> frozenset[date]:
+    return frozenset(
+        one.start.date() + timedelta(days=number)
+        for one in noted
+        if one.kind == "exclude"
+        for number in range(min((one.end.date() - one.start.date()).days, _LONGEST_EXCLUDED) + 1)
+    )
 
 
 def _unsaid_host(

@@ -7,20 +7,22 @@ from __future__ import annotations
 
 import base64
 import math
+import os
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from runbooks_lib import config as inventory
-from runbooks_lib.config import Config
+from runbooks_lib.config import Config, HistorySettings
 from runbooks_lib.errors import RunbookError
 from runbooks_lib.history import open_history
-from runbooks_lib.reports import disk_page, result
+from runbooks_lib.reports import disk_page, disk_scoring, processes, result
 from runbooks_lib.reports import disk_words as words
 from runbooks_lib.reports.disk_page import Piece, Row, Unsaid
 from runbooks_lib.reports.disk_partitions import Partition, read_host, worst_first
 from runbooks_lib.reports.disk_rows import row
+from runbooks_lib.reports.disk_scoring import Tally
 
 STALE_HOURS = 26.0  # a daily collection and two hours of grace
 _CHARTS = 40  # a page of more pictures is neither read nor mailed; the table has every partition
@@ -47,6 +49,8 @@ class DiskReport:
     partitions: tuple[Partition, ...]
     unsaid: tuple[Unsaid, ...]
     left_out: tuple[str, ...]
+    tally: Tally | None = None  # None: this history keeps no forecasts
+    settings: HistorySettings | None = None
 
     @property
     def needed(self) -> tuple[Partition, ...]:
@@ -91,7 +95,13 @@ class DiskReport:
         for partition in charted:
             row = self._row(partition)
             _show(disk_page.opening(row))
-            chart = draw(partition.history, partition.outlook, now=self.now, horizon_days=self.horizon_days)
+            chart = draw(
+                partition.history,
+                partition.outlook,
+                now=self.now,
+                horizon_days=self.horizon_days,
+                annotations=partition.annotations,
+            )
             _show(
                 {"image/png": base64.b64encode(chart.png).decode("ascii"), "text/plain": chart.alt},
                 raw=True,
@@ -108,9 +118,13 @@ class DiskReport:
         """What was not reached and what cannot be said, with what to do about it."""
         return disk_page.unsaid(self.unsaid, left_out=self.left_out)
 
+    def score(self) -> Piece:
+        """How the forecasts of this installation that have come due turned out."""
+        return disk_page.paragraph(disk_scoring.sentence(self.tally, today=self.now.date()))
+
     def publish(self) -> None:
         """Tells the list of reports the headline, whether a threshold is crossed or work must begin (exit code 3), and
-        how full the fullest partition is.
+        how full the fullest partition is. Under the runner, keeps forecasts and scores beside the history.
 
         Raises RunbookError when nothing could be said about any partition, so that such a run never counts as well.
         """
@@ -120,6 +134,10 @@ class DiskReport:
                 true_now="the report has no partition; its last part says why",
                 next="`runbook hosts check` says which host can be reached",
             )
+        if self.tally is not None and self.settings is not None and processes.RUN_VARIABLE in os.environ:
+            kept = disk_scoring.keep(self.settings, self.partitions, self.tally, now=self.now)
+            if kept:
+                _show(disk_page.paragraph(kept))
         ratios = [partition.used_ratio for partition in self.partitions if math.isfinite(partition.used_ratio)]
         result.publish(
             self.headline.replace("`", ""),
@@ -220,6 +238,7 @@ def prepare(
     try:
         stale = timedelta(hours=stale_hours)
         found = [read_host(history, entry, now=now, horizon_days=horizon_days, stale=stale) for entry in entries]
+        tally = disk_scoring.tally(history, now=now)
     finally:
         history.close()
     if not any(reading.known for reading in found):
@@ -239,6 +258,8 @@ def prepare(
             sorted((item for reading in found for item in reading.unsaid), key=lambda item: "`" in item.subject)
         ),
         left_out=tuple(name for reading in found for name in reading.left_out),
+        tally=tally,
+        settings=config.history,
     )
 
 
