@@ -12,6 +12,8 @@ from runbooks_lib.cli_capacity import annotate, backtest
 from runbooks_lib.cli_history import history
 from runbooks_lib.cli_options import Verbs, chosen, config_option, selection
 from runbooks_lib.errors import ExitCode, RunbookError, UsageError
+from runbooks_lib.runbook import commands as engine
+from runbooks_lib.training.lab.commands import lab_host
 
 # Rooms are imported inside the verbs, so that `runbook --help` stays quick.
 
@@ -133,6 +135,8 @@ def facts(config_path: Path | None, name: str, as_json: bool, slow: bool) -> Non
 
 
 cli.add_command(history)
+cli.add_command(lab_host)
+engine.add_to(cli)
 cli.add_command(backtest)
 cli.add_command(annotate)
 
@@ -151,8 +155,8 @@ def report(
 
     Parameters are checked before anything starts. Exit code 3 when a threshold is crossed or work must begin.
     """
-    from runbooks_lib import config
-    from runbooks_lib.reports import parameters, run
+    from runbooks_lib import config, parameters
+    from runbooks_lib.reports import run
     from runbooks_lib.reports import schedule as timers
 
     if name is None:
@@ -197,8 +201,8 @@ def schedule(
     """
     from datetime import UTC, datetime
 
-    from runbooks_lib import config
-    from runbooks_lib.reports import parameters, run
+    from runbooks_lib import config, parameters
+    from runbooks_lib.reports import run
     from runbooks_lib.reports import schedule as timers
 
     if install and remove:

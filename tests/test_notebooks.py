@@ -13,8 +13,8 @@ import nbformat
 import pytest
 from nbformat import NotebookNode
 
+from runbooks_lib import parameters
 from runbooks_lib.history import SqliteHistory
-from runbooks_lib.reports import parameters
 from runbooks_lib.training import example_past
 
 ROOT = Path(__file__).parents[1]

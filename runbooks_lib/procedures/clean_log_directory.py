@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from runbooks_lib.reports.parameters import Parameter
+from runbooks_lib.parameters import Parameter
 from runbooks_lib.runbook.quoting import text_of, word, words
 from runbooks_lib.runbook.step import Check, Command, Known, Read, Runbook, Step, Undo
 

@@ -23,7 +23,7 @@ from runbooks_lib.reports import page
 from runbooks_lib.reports import record as records
 from runbooks_lib.reports.record import DamagedRecordError, Record
 from runbooks_lib.reports.schedule import Expectation, expectations
-from runbooks_lib.reports.writer import cannot_write, write
+from runbooks_lib.writer import cannot_write, write
 
 NAME = "index.html"
 _LOCK = ".index.lock"

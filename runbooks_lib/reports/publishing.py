@@ -11,7 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from runbooks_lib.reports import page, record, result, writer
+from runbooks_lib import writer
+from runbooks_lib.reports import page, record, result
 from runbooks_lib.reports.record import CellRun, Failure, Record
 
 _VERSIONS_OF = ("runbooks-lib", "papermill", "nbclient", "ipykernel", "numpy", "matplotlib")

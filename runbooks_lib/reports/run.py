@@ -29,11 +29,11 @@ from typing import Any
 
 import runbooks_lib
 from runbooks_lib import config as inventory
-from runbooks_lib import secrets
+from runbooks_lib import parameters, secrets, writer
 from runbooks_lib.config import Config
 from runbooks_lib.errors import ExitCode, RunbookError, UsageError
-from runbooks_lib.reports import index, parameters, processes, publishing, record, writer
-from runbooks_lib.reports.parameters import Parameter
+from runbooks_lib.parameters import Parameter
+from runbooks_lib.reports import index, processes, publishing, record
 from runbooks_lib.reports.record import CellRun, Failure, Record
 from runbooks_lib.reports.worker import LIFELINE_FD, SECRETS_FD
 

@@ -22,9 +22,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from runbooks_lib import secrets
+from runbooks_lib import secrets, writer
 from runbooks_lib.errors import RunbookError
-from runbooks_lib.reports import processes, publishing, record, writer
+from runbooks_lib.reports import processes, publishing, record
 from runbooks_lib.reports.record import CellRun, Failure
 
 LIFELINE_FD = "RUNBOOKS_LIFELINE_FD"

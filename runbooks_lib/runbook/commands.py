@@ -222,9 +222,8 @@ def lint(notebooks: tuple[Path, ...]) -> None:
 
 
 def _target(name: str, host_name: str, given: tuple[str, ...], config_path: Path | None) -> tuple[Config, Target]:
-    from runbooks_lib import config
+    from runbooks_lib import config, parameters
     from runbooks_lib.hosts.opening import open_host
-    from runbooks_lib.reports import parameters
     from runbooks_lib.runbook import catalogue
     from runbooks_lib.runbook.run import target
 

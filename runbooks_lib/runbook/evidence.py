@@ -14,10 +14,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from runbooks_lib import writer
 from runbooks_lib.errors import RunbookError
 from runbooks_lib.facts.collect import read_snapshot
 from runbooks_lib.hosts.host import Host, HostError
-from runbooks_lib.reports import writer
 from runbooks_lib.runbook import story
 from runbooks_lib.runbook.run import Run
 from runbooks_lib.runbook.state import fold

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from runbooks_lib.errors import RunbookError
-from runbooks_lib.reports.writer import masked
 from runbooks_lib.runbook.digest import canonical
+from runbooks_lib.writer import masked
 
 NAME = "journal.jsonl"
 FIRST = "0" * 64

@@ -8,8 +8,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from runbooks_lib import parameters as typed
 from runbooks_lib.errors import UsageError
-from runbooks_lib.reports import parameters as typed
 from runbooks_lib.runbook.step import NoUndo, Runbook, Step
 from runbooks_lib.secrets import names_a_secret
 

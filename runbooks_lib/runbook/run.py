@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from runbooks_lib import parameters as typed
 from runbooks_lib.errors import RunbookError, UsageError
 from runbooks_lib.hosts.host import Host, HostError
-from runbooks_lib.reports import parameters as typed
-from runbooks_lib.reports.writer import masked
 from runbooks_lib.runbook import digest as digests
 from runbooks_lib.runbook import lock as locks
 from runbooks_lib.runbook import runs, words
@@ -25,6 +24,7 @@ from runbooks_lib.runbook.plan import Plan, StepPlan, Verdict, differences, make
 from runbooks_lib.runbook.proof import ask_until
 from runbooks_lib.runbook.state import Phase, RunState, StepState, commands_as, fold
 from runbooks_lib.runbook.step import Command, Known, NoUndo, Runbook, Step
+from runbooks_lib.writer import masked
 
 BEFORE_BYTES = 16 * 1024 * 1024
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from runbooks_lib.reports.parameters import Parameter
+from runbooks_lib.parameters import Parameter
 
 CHECK_SECONDS = 30.0
 

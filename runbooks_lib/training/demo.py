@@ -10,9 +10,9 @@ from runbooks_lib import config
 from runbooks_lib.errors import RunbookError, UsageError
 from runbooks_lib.history import SqliteHistory, collecting
 from runbooks_lib.reports.run import ReportRun, run_report
-from runbooks_lib.reports.writer import make_directory
 from runbooks_lib.training import example_past
 from runbooks_lib.training.practice_host import PracticeHost
+from runbooks_lib.writer import make_directory
 
 LIVE_HOST = "this-machine"
 _INVENTORY = """\

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from runbooks_lib.reports.parameters import Parameter
+from runbooks_lib.parameters import Parameter
 from runbooks_lib.runbook.quoting import text_of, word
 from runbooks_lib.runbook.step import Check, Command, Known, NoUndo, Read, Runbook, Step, Undo
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from runbooks_lib.parameters import Parameter
 from runbooks_lib.procedures.clean_log_directory import RUNBOOK
-from runbooks_lib.reports.parameters import Parameter
 from runbooks_lib.runbook.catalogue import all_runbooks
 from runbooks_lib.runbook.lint import notebook_mistakes, runbook_mistakes
 from runbooks_lib.runbook.step import NoUndo, Watcher

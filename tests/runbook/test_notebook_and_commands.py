@@ -11,9 +11,9 @@ import nbformat
 import pytest
 from click.testing import CliRunner
 
+from runbooks_lib import parameters
 from runbooks_lib.errors import RunbookError
 from runbooks_lib.procedures.clean_log_directory import RUNBOOK
-from runbooks_lib.reports import parameters
 from runbooks_lib.runbook import commands, evidence, runs
 from runbooks_lib.runbook.places import Places
 from runbooks_lib.training.practice_host import PracticeHost

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runbooks_lib import parameters
 from runbooks_lib.errors import ExitCode, UsageError
-from runbooks_lib.reports import parameters
-from runbooks_lib.reports.parameters import Parameter, Value
+from runbooks_lib.parameters import Parameter, Value
 
 CELL = '''\
 """What can be set."""

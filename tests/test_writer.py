@@ -10,9 +10,8 @@ from typing import Any
 import nbformat
 import pytest
 
-from runbooks_lib import secrets
+from runbooks_lib import secrets, writer
 from runbooks_lib.errors import RunbookError
-from runbooks_lib.reports import writer
 
 
 @pytest.fixture(autouse=True)
