@@ -67,11 +67,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Unsaid:
-    """One thing the report could not look at or cannot say: about what, why, and what to do about it."""
+    """One thing the report could not look at or cannot say: about what, why, and what to do about it.
+
+    `missing` is set for a partition that the inventory lists and the host does not have: that needs a person.
+    """
 
     subject: str
     why: str
     next: str = ""
+    missing: bool = False
 
 
 _NUMBER_AND_UNIT = re.compile(

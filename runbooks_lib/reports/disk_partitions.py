@@ -80,7 +80,8 @@ def read_host(
     for past in pasts:
         name = words.place(past.mountpoint, entry.name)
         if newest is not None and newest - past.last_time > stale:
-            unsaid.append(Unsaid(name, f"not seen for {words.span(now - past.last_time)}, while the host was.", _GONE))
+            why = f"not seen for {words.span(now - past.last_time)}, while the host was."
+            unsaid.append(Unsaid(name, why, _GONE, missing=past.mountpoint in entry.partitions))
             continue
         settings = entry.partition(past.mountpoint)
         expected = outlook(past, settings, now=now, horizon_days=horizon_days)
@@ -98,7 +99,9 @@ def read_host(
     seen = {past.mountpoint for past in pasts}
     known = bool(pasts) or collection is not None
     unsaid += [
-        Unsaid(words.place(mountpoint, entry.name), "listed in the inventory, but never seen on the host.", _UNSEEN)
+        Unsaid(
+            words.place(mountpoint, entry.name), "listed in the inventory, but never seen on the host.", _UNSEEN, True
+        )
         for mountpoint in entry.partitions
         if known and mountpoint not in seen
     ]

@@ -9,7 +9,7 @@ import base64
 import math
 import os
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,11 @@ class DiskReport:
         return tuple(partition for partition in self.partitions if partition.needs_a_person)
 
     @property
+    def missing(self) -> tuple[Unsaid, ...]:
+        """Partitions that the inventory lists and the hosts, which were read, do not have."""
+        return tuple(item for item in self.unsaid if item.missing)
+
+    @property
     def headline(self) -> str:
         """One line for the list of reports and for a message: the worst partition, or that nobody is needed; and how
         many hosts were not reached or have no fresh numbers."""
@@ -66,6 +71,9 @@ class DiskReport:
             line = words.sentence(self.needed[0].outlook.sentence).rstrip(".") + (f" (and {more} more)" if more else "")
         else:
             line = self._calm().rstrip(".")
+        if self.missing:
+            names = words.listing([item.subject for item in self.missing], limit=3)
+            line += f"; {words.count(len(self.missing), 'listed partition')} missing: {names}"
         doubtful = len(self._doubtful_hosts())
         return line + (f"; {words.count(doubtful, 'host')} not reached or not fresh" if doubtful else "")
 
@@ -123,8 +131,10 @@ class DiskReport:
         return disk_page.paragraph(disk_scoring.sentence(self.tally, today=self.now.date()))
 
     def publish(self) -> None:
-        """Tells the list of reports the headline, whether a threshold is crossed or work must begin (exit code 3), and
-        how full the fullest partition is. Under the runner, keeps forecasts and scores beside the history.
+        """Tells the list of reports the headline, whether someone is needed, and how full the fullest partition is.
+
+        Someone is needed (exit code 3) when a threshold is crossed or work must begin, when a listed partition is
+        missing, and when a host was not reached. Under the runner, keeps forecasts and scores beside the history.
 
         Raises RunbookError when nothing could be said about any partition, so that such a run never counts as well.
         """
@@ -141,7 +151,7 @@ class DiskReport:
         ratios = [partition.used_ratio for partition in self.partitions if math.isfinite(partition.used_ratio)]
         result.publish(
             self.headline.replace("`", ""),
-            threshold_crossed=bool(self.needed),
+            threshold_crossed=bool(self.needed or self.missing or self._doubtful_hosts()),
             number=round(100 * max(ratios), 1) if ratios else None,
             number_name="% used of the fullest partition",
         )
@@ -165,7 +175,13 @@ class DiskReport:
         if unknown == len(self.partitions):
             return f"Nothing can be said yet about any of {self._extent()}."
         but = f"; about {unknown} of them nothing can be said yet" if unknown else ""
-        return f"Nobody is needed for {self._extent()}{but}."
+        soonest = min((entry for entry in self.partitions if entry.outlook.start_by), key=_start_by, default=None)
+        then = (
+            f". Next: {soonest.name}, begin by {words.day(_start_by(soonest), today=self.now.date())}"
+            if soonest
+            else ""
+        )
+        return f"Nobody is needed today for {self._extent()}{but}{then}."
 
     def _looked_at(self) -> str:
         counts = [(sum(entry.outlook.state == state for entry in self.partitions), text) for state, text in _STATES]
@@ -179,6 +195,9 @@ class DiskReport:
         if examples:
             some = f"{examples} of {len(self.partitions)} partitions: example data, not measured."
             warnings.append("All of this is example data, not measured." if examples == len(self.partitions) else some)
+        if self.missing:
+            names = words.listing([item.subject for item in self.missing])
+            warnings.append(f"Listed in the inventory and not there: {names}; the last part says more.")
         doubtful = self._doubtful_hosts()
         if doubtful:
             warnings.append(f"Not reached or not fresh: {words.listing(list(doubtful))}; the last part says why.")
@@ -202,6 +221,10 @@ def _show(thing: object, **how: Any) -> None:
     from IPython.display import display
 
     display(thing, **how)  # type: ignore[no-untyped-call]
+
+
+def _start_by(partition: Partition) -> date:
+    return partition.outlook.start_by or date.max
 
 
 # -- preparing ---------------------------------------------------------------------------------------------------------

@@ -109,8 +109,8 @@ def _notes(partition: Partition, today: date) -> Iterable[str]:
     """What the reader must know to judge the numbers: how long the past is, whence it came, what was odd in it."""
     past, expected = partition.history, partition.outlook
     origins = words.listing([words.plain(origin) for origin in expected.origins]) or "unknown"
-    device = f"{words.plain(past.device)}, {words.plain(past.fstype)}"
-    yield f"{_length(past)} ({origins}); {device}; {_reserve(expected)}."
+    parts = [f"{_length(past)} ({origins})", words.plain(past.device), words.plain(past.fstype), _reserve(expected)]
+    yield f"{'; '.join(part for part in parts if part)}."
     if expected.confidence:
         yield words.sentence(expected.confidence)
     happened = [_happened(event, expected.resource, today) for event in expected.events]

@@ -94,7 +94,7 @@ def test_nobody_needed_is_said_in_one_sentence(tmp_path: Path, history: SqliteHi
     keep(history, "tc-db-01", growing("/srv/calm", per_day=0.01, last=100))
     report = disk_report.prepare(inventory(tmp_path, "[hosts.tc-db-01]\n"), now=NOW)
     assert report.sentences().text.splitlines() == [
-        "Nobody is needed for 1 partition on 1 host.",
+        "Nobody is needed today for 1 partition on 1 host.",
         "Looked at 1 partition on 1 host: 1 well. As of 23 November 2026 21:00 UTC.",
     ]
     assert report.needed == ()
@@ -123,7 +123,7 @@ def test_a_host_that_was_not_reached_is_told_with_its_last_numbers(tmp_path: Pat
         " What stands here rests on numbers of 20 November 2026 20:00 UTC."
     )
     assert "! Not reached or not fresh: tc-db-01; the last part says why." in report.sentences().text
-    assert report.headline == "Nobody is needed for 1 partition on 1 host; 1 host not reached or not fresh"
+    assert report.headline == "Nobody is needed today for 1 partition on 1 host; 1 host not reached or not fresh"
 
 
 def test_a_host_never_collected_is_told_beside_the_others(tmp_path: Path, history: SqliteHistory) -> None:
@@ -302,3 +302,18 @@ def test_what_is_known_so_far_never_raises(tmp_path: Path, history: SqliteHistor
     assert disk_report.known_so_far(given).text.endswith("the history knows no partitions of no hosts.")
     keep(history, "tc-db-01", growing("/", per_day=0.01, last=100, days=3))
     assert disk_report.known_so_far(given).text.endswith("the history knows 1 partition of 1 host.")
+
+
+def test_a_listed_partition_that_has_vanished_needs_a_person(tmp_path: Path, history: SqliteHistory) -> None:
+    keep(history, "tc-db-01", growing("/srv/calm", per_day=0.01, last=100))
+    text = '[hosts.tc-db-01.partitions."/srv/db"]\ndatabase = true\n'
+    report = disk_report.prepare(inventory(tmp_path, text), now=NOW)
+    assert "1 listed partition missing: `/srv/db` on tc-db-01" in report.headline
+    assert "! Listed in the inventory and not there: `/srv/db` on tc-db-01" in report.sentences().text
+
+
+def test_when_nobody_is_needed_today_the_next_day_to_begin_is_named(tmp_path: Path, history: SqliteHistory) -> None:
+    keep(history, "tc-db-01", growing("/srv/db", per_day=1.0, last=410))
+    report = disk_report.prepare(inventory(tmp_path, "[hosts.tc-db-01]\n"), now=NOW)
+    assert not report.needed
+    assert "Next: `/srv/db` on tc-db-01, begin by" in report.headline
