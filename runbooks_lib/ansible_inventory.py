@@ -14,6 +14,7 @@ import contextlib
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -27,6 +28,7 @@ from typing import Any
 from runbooks_lib.errors import UsageError
 
 DEADLINE_SECONDS = 60.0
+_MOST_MEMORY_BYTES = 2 * 2**30
 _CONFIGURATION = """\
 [defaults]
 retry_files_enabled = False
@@ -240,6 +242,7 @@ def _run(inventory: Path, deadline_seconds: float) -> bytes:
             cwd=directory,
             env=environment,
             start_new_session=True,  # no terminal to ask on, and one group to end on the deadline
+            preexec_fn=_bound_memory,
         )
         try:
             stdout, stderr = process.communicate(timeout=deadline_seconds)
@@ -261,6 +264,12 @@ def _run(inventory: Path, deadline_seconds: float) -> bytes:
     if process.returncode != 0:
         raise _refusal(inventory, stderr.decode("utf-8", "replace"))
     return stdout
+
+
+def _bound_memory() -> None:
+    """A range such as h[1:100000000] must not take the machine with it."""
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_AS, (_MOST_MEMORY_BYTES, _MOST_MEMORY_BYTES))
 
 
 def _refusal(inventory: Path, said: str) -> UsageError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 
@@ -259,7 +260,6 @@ def lab(
     From another machine: ssh -L 8888:127.0.0.1:8888 THIS-MACHINE. Whoever reaches this server has your shell and your
     SSH keys, therefore any other address is refused without TLS and a password.
     """
-    import signal
     import webbrowser
 
     from runbooks_lib import config, jupyter, secrets
@@ -274,7 +274,6 @@ def lab(
         key=key,
         password=None if password is None else secrets.resolve(password),
     )
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with jupyter.running(ready, log=loaded.outputs / "lab" / "lab.log") as server:
         click.echo(ready.url_with_token if sys.stdout.isatty() else ready.url)
         if ready.token_file is not None:
@@ -302,11 +301,22 @@ def demo(directory: Path) -> None:
     """
     from runbooks_lib.training import demo as first_report
 
-    click.echo(first_report.run(directory.absolute()).sentence)
+    made = first_report.run(directory.absolute())
+    click.echo(made.sentence)
+    # The example is meant to need a person: that is no failure of the demo. Everything else than ok or 3 is.
+    sys.exit(ExitCode.FAILED if made.run.exit_code is ExitCode.FAILED else ExitCode.OK)
+
+
+def _stop(number: int, _frame: object) -> None:
+    raise KeyboardInterrupt(f"stopped by {signal.Signals(number).name}")
 
 
 def main() -> None:
     """Entry point: errors are sentences on stderr and an exit code, never a traceback."""
+    # A closed terminal and systemd's stop end a verb as Ctrl-C does: what it started is ended first.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _stop)
     try:
         cli.main(standalone_mode=False)
     except click.exceptions.Exit as stop:

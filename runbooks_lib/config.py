@@ -49,6 +49,15 @@ Ratio = Annotated[float, Field(gt=0, le=1)]
 Days = Annotated[int, Field(ge=0, le=3650)]
 
 
+def _path(value: Path) -> Path:
+    if "\0" in str(value):
+        raise ValueError("a path without a NUL character")
+    return value
+
+
+FilePath = Annotated[Path, Field(strict=False), AfterValidator(_path)]
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -63,7 +72,7 @@ class Defaults(_Section):
 class HistorySettings(_Section):
     """`[history]`: a SQLite file of our own, or a Prometheus-compatible server. Not both."""
 
-    path: Path | None = Field(None, strict=False)
+    path: FilePath | None = None
     url: str | None = Field(None, pattern=r"^https?://")
     instance_label: Name = "instance"
     user: str | None = None
@@ -89,7 +98,7 @@ class CollectSettings(_Section):
 class AnsibleSettings(_Section):
     """`[ansible]`: hosts and groups come from an Ansible inventory (INI or YAML) instead of from here."""
 
-    inventory: Path = Field(strict=False)
+    inventory: FilePath
 
 
 class _Partition(_Section):
@@ -109,8 +118,8 @@ class _Host(_Section):
 
 
 class _File(_Section):
-    outputs: Path = Field(Path("outputs"), strict=False)
-    ssh_config: Path | None = Field(None, strict=False)
+    outputs: FilePath = Path("outputs")
+    ssh_config: FilePath | None = None
     defaults: Defaults = Field(default_factory=Defaults)
     history: HistorySettings = Field(default_factory=HistorySettings)
     collect: CollectSettings = Field(default_factory=CollectSettings)
@@ -237,7 +246,7 @@ def load(given: str | os.PathLike[str] | None = None) -> Config:
         raise UsageError(f"cannot be read: {error.strerror}", where=str(path)) from error
     try:
         raw = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # TOMLDecodeError is one; a number of 5,000 digits raises another
         raise UsageError(f"not TOML: {error}", where=str(path), next="mend that line; nothing was done") from error
     try:
         parsed = _File.model_validate(raw)

@@ -164,3 +164,8 @@ def test_without_any_file_the_next_step_is_told(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(UsageError, match=r"no runbooks\.toml") as caught:
         config.load()
     assert "runbook init" in str(caught.value)
+
+
+def test_a_number_of_a_thousand_digits_and_a_nul_in_a_path_are_mistakes_and_no_tracebacks(tmp_path: Path) -> None:
+    assert "not TOML" in mistakes_of(tmp_path, f"[collect]\nworkers = {'9' * 5001}\n")
+    assert "NUL" in mistakes_of(tmp_path, 'outputs = "a\\u0000b"\n')

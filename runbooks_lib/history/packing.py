@@ -210,6 +210,14 @@ def _compress(columns: Sequence[_Unsigned]) -> bytes:
     return zlib.compress(planes.tobytes(), _LEVEL)
 
 
+def check_blob(blob: bytes) -> None:
+    """Raises Unreadable when the checksum of a blob's stream is not right."""
+    try:
+        zlib.decompress(blob[_HEAD.size :])
+    except zlib.error as error:
+        raise Unreadable(str(error)) from error
+
+
 def _open(blob: bytes, kind: int, columns: int) -> tuple[int, _Unsigned]:
     try:
         found, scale, count = _HEAD.unpack_from(blob)

@@ -6,6 +6,7 @@ import os
 import sqlite3
 import threading
 import time as clock
+import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -36,7 +37,7 @@ from runbooks_lib.history.model import (
     to_seconds,
     to_times,
 )
-from runbooks_lib.history.packing import Unreadable
+from runbooks_lib.history.packing import Unreadable, check_blob
 from runbooks_lib.history.reading import Known, Reader
 from runbooks_lib.history.tiers import Keep
 
@@ -269,9 +270,22 @@ class SqliteHistory:
     # -- the file ------------------------------------------------------------------------------------------------------
 
     def check(self) -> list[str]:
-        """SQLite's integrity check over the whole file; an empty list when nothing is wrong."""
+        """SQLite's integrity check, and every packed row unpacked; an empty list when nothing is wrong."""
         with self.read_access() as reader:
-            return database.integrity(reader.connection)
+            found = database.integrity(reader.connection)
+            if found:
+                return found
+            for key, data in reader.connection.execute("SELECT key, data FROM block"):
+                try:
+                    check_blob(data)
+                except Unreadable as error:
+                    found.append(f"block {key} cannot be read: {error}")
+            for key, data in reader.connection.execute("SELECT key, data FROM snapshot"):
+                try:
+                    zlib.decompress(data)
+                except zlib.error as error:
+                    found.append(f"snapshot {key} cannot be read: {error}")
+            return found
 
     def backup(self, target: str | os.PathLike[str]) -> None:
         """A consistent copy of the history, even while it is written. Raises UsageError when `target` exists."""

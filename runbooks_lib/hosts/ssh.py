@@ -36,6 +36,7 @@ from runbooks_lib.hosts.wrapper import COMMAND, ROOT_COMMAND, Wrapped, end_group
 
 KEPT_CHANNEL_SECONDS = 4.0  # a kept connection that does not open a channel in this time is taken for dead
 _GROUP_LIMIT_BYTES = 64 * 1024
+_ENDING = "end of the group"
 
 
 class _Lost(Exception):
@@ -261,8 +262,10 @@ class SshHost:
         not proven; None: it had not begun."""
         if capture.group is None:
             return False if capture.begun else None
+        if script.name == _ENDING:
+            return False  # the ending itself was cut off: nothing is proven, and asking again could go on for ever
         end = time.monotonic() + CLEANUP_SECONDS
-        ending = Script(end_group_script(*capture.group), name="end of the group", root=script.root)
+        ending = Script(end_group_script(*capture.group), name=_ENDING, root=script.root)
         for fresh in (False, True):
             use = connection
             try:

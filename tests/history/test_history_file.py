@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
@@ -364,3 +364,19 @@ def test_a_read_only_directory_is_read_and_not_written(read_only: Path) -> None:
     )
     assert "ermission denied" in done.stdout, done.stderr
     assert [file.name for file in read_only.parent.iterdir()] == ["h.sqlite"]
+
+
+def test_a_check_reads_what_is_packed_too(tmp_path: Path) -> None:
+    path = tmp_path / "history.sqlite"
+    with SqliteHistory(path) as history:
+        old = datetime.now(UTC) - timedelta(days=40)
+        made = [Sample("node_load1", float(number), old + timedelta(hours=number)) for number in range(200)]
+        history.import_samples(made, instance="db-1", origin="imported from a test")
+        assert history.check() == []
+    with sqlite3.connect(path) as raw:
+        key, data = raw.execute("SELECT key, data FROM block LIMIT 1").fetchone()
+        middle = len(data) // 2
+        damaged = data[:middle] + bytes([data[middle] ^ 0xFF]) + data[middle + 1 :]
+        raw.execute("UPDATE block SET data = ? WHERE key = ?", (damaged, key))
+    with SqliteHistory(path) as history:
+        assert [text for text in history.check() if "cannot be read" in text]
