@@ -19,7 +19,9 @@ def text() -> str:
 
 
 def _section(command: click.Command, name: str, parent: click.Context | None) -> list[str]:
-    context = click.Context(command, info_name=name.rsplit(" ", 1)[-1], parent=parent, max_content_width=100)
+    settings = {**command.context_settings, "max_content_width": 100}
+    context = click.Context(command, info_name=name.rsplit(" ", 1)[-1], parent=parent, **settings)
+    command._help_option = None  # click keeps the one of the first context that asked, which may have been another
     context.terminal_width = 100
     parts = [f"\n## {name}\n\n```\n{context.get_help()}\n```\n"]
     if isinstance(command, click.Group):
