@@ -188,4 +188,6 @@ def test_a_deadline_in_the_middle_of_sending_input_ends_the_group(host, mark):
 
 
 def test_where_it_runs_does_not_change_the_users_home(host):
-    assert host.run(Script('cd && pwd; echo "$HOME"')).stdout.split()[1] == str(Path.home()).encode()
+    # A real sshd takes the home from the user database, whatever $HOME says here.
+    homes = {str(Path.home()).encode(), pwd.getpwuid(os.getuid()).pw_dir.encode()}
+    assert host.run(Script('cd && pwd; echo "$HOME"')).stdout.split()[1] in homes
