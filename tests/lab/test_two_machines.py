@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 
 import pytest
 
 from runbooks_lib.training.lab import faults, lab, world
+from runbooks_lib.training.lab.faults.sql import psql
 from runbooks_lib.training.lab.load import Load
 from runbooks_lib.training.lab.machine import Machine
 
@@ -52,6 +54,11 @@ runuser -u postgres -- /usr/lib/postgresql/15/bin/pg_basebackup -D $cluster -X s
 systemctl start postgresql@15-main""",
             deadline_seconds=240,
         )
+        streaming = "select count(*) from pg_stat_replication where state = 'streaming'"
+        end = time.monotonic() + 60
+        while psql(old, streaming).strip() != "1":
+            assert time.monotonic() < end
+            time.sleep(0.2)
         load.wait_acknowledged(20)
         # The move itself: the old one stops cleanly, the new one takes over, and clients follow by themselves.
         old.sh("systemctl stop build-server postgresql@15-main", deadline_seconds=60)

@@ -72,11 +72,15 @@ def _data_out(machine: Machine) -> None:
 
 # The room of two segments stays free: when a new one is due, two sessions at once may each make one, and the one that
 # finds no room for it takes the whole server down (PANIC).
+_SEGMENT = 16 * 1024**2
+_WAL_STOP = 3 * _SEGMENT + 1024**2  # so that between two and three segments fit at the end
 _WAL_FILL = f"""{_AVAILABLE}
-segments=$(( ($(available) - {LEAVE_BYTES} - 2 * 16777216) / 16777216 + 1 ))
-[ "$segments" -le 0 ] || runuser -u postgres -- psql --quiet --no-psqlrc --set ON_ERROR_STOP=1 --output /dev/null \\
-    -c "select pg_switch_wal(), pg_logical_emit_message(false, 'lab', n::text) from generate_series(1, $segments) n" \\
-    -c checkpoint
+while [ "$(available)" -gt {_WAL_STOP} ]; do
+    segments=$(( ($(available) - {_WAL_STOP}) / {_SEGMENT} + 1 ))
+    runuser -u postgres -- psql --quiet --no-psqlrc --set ON_ERROR_STOP=1 --output /dev/null -c \\
+        "select pg_switch_wal(), pg_logical_emit_message(false, 'lab', n::text) from generate_series(1, $segments) n" \\
+        -c checkpoint
+done
 """  # noqa: S608 - our own numbers
 
 
@@ -276,6 +280,7 @@ def _slow_out(machine: Machine) -> None:
 
 
 def _read_only_in(machine: Machine) -> None:
+    machine.sh("sync")  # what is not yet in the journal's last commit would be undone, removed files come back
     if machine.record.filesystem == "ext4":
         # The kernel's own way of testing it: ext4 meets an error and, as its superblock says, remounts read-only.
         machine.sh("echo lab > /sys/fs/ext4/$(basename $(readlink -f /dev/mapper/data-db))/trigger_fs_error")
