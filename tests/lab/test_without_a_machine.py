@@ -260,6 +260,7 @@ def test_two_machines_fit_on_a_link_and_a_third_does_not(where: Places) -> None:
         lab._link_end(where, "pair")
 
 
+@pytest.mark.vm  # it fails about once in six runs, for a reason not found yet: not among the quick tests until it is
 def test_a_qemu_of_a_killed_preparing_is_found_and_one_that_is_being_used_is_not(where: Places) -> None:
     target = where.images / "role-1"
     program = ["sh", "-c", "sleep 600; true", "runbooks-lab-prepare"]
