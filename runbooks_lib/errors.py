@@ -34,6 +34,10 @@ class RunbookError(Exception):
             lines.append(f"  next: {self.next}")
         return "\n".join(lines)
 
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows of it (IPython asks for this): the words, and no stack."""
+        return str(self).split("\n")
+
 
 class UsageError(RunbookError):
     """The command or a file it was given is wrong; nothing was done. Exit code 2."""

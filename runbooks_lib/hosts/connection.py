@@ -23,7 +23,7 @@ from runbooks_lib.hosts.host import (
     HostUnreachable,
     SettingsRefused,
 )
-from runbooks_lib.hosts.identities import Identities, identities
+from runbooks_lib.hosts.identities import Identities, fingerprint, identities
 from runbooks_lib.hosts.known_hosts import KnownHosts, Verdict
 from runbooks_lib.hosts.ssh_settings import SshSettings
 from runbooks_lib.hosts.transport import Transport
@@ -61,11 +61,21 @@ class Dropped(HostUnreachable):
     """The other side ended the connection before anything was asked of it (as MaxStartups does): worth one more try."""
 
 
+@dataclass(frozen=True)
+class Login:
+    """As whom a connection was let in: the user, and the key that was accepted, as `ssh-keygen -l` shows it."""
+
+    user: str
+    key: str
+    source: str
+
+
 class Connection:
     """An authenticated transport. Use `open_connection`; `close` may be called from any thread, more than once."""
 
-    def __init__(self, transport: Transport, on_close: Callable[[], None]) -> None:
+    def __init__(self, transport: Transport, on_close: Callable[[], None], login: Login) -> None:
         self.transport = transport
+        self.login = login
         self.last_used = time.monotonic()
         self._on_close: Callable[[], None] | None = on_close
         self._lock = threading.Lock()
@@ -112,8 +122,8 @@ def open_connection(
             _handshake(transport, settings, name, end)
             verdict = _judge(known, settings, transport, opened.sock if open_socket is None else None)
             if verdict.state == "known":
-                _log_in(transport, settings, name, end)
-                return Connection(transport, opened.close)
+                login = _log_in(transport, settings, name, end)
+                return Connection(transport, opened.close, login)
             if attempt == 1 and verdict.state == "changed" and verdict.key_type not in verdict.known_types:
                 likely = verdict.known_types
             else:
@@ -301,7 +311,7 @@ def _judge(known: KnownHosts, settings: SshSettings, transport: Transport, sock:
 # The login
 
 
-def _log_in(transport: Transport, settings: SshSettings, name: str, end: float) -> None:
+def _log_in(transport: Transport, settings: SshSettings, name: str, end: float) -> Login:
     found = identities(settings)
     try:
         refused: list[str] = []
@@ -309,7 +319,7 @@ def _log_in(transport: Transport, settings: SshSettings, name: str, end: float) 
         for identity in found.offers:
             answer = _offer(transport, settings, identity.key, until)
             if answer == "accepted":
-                return
+                return Login(settings.user, fingerprint(identity.key), identity.label)
             if answer == "deadline":
                 raise DeadlineExceeded(
                     name,

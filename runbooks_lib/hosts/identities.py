@@ -6,7 +6,9 @@ them: a server counts refused ones (MaxAuthTries 6), and OpenSSH 9.8 then shuts 
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import hashlib
 import os
 import socket
 import threading
@@ -94,6 +96,12 @@ def identities(settings: SshSettings) -> Identities:
                 agent._close()
 
     return Identities(tuple(offers[:MOST_OFFERS]), tuple(problems), max(0, len(offers) - MOST_OFFERS), close)
+
+
+def fingerprint(key: Any) -> str:
+    """`ssh-ed25519 SHA256:…` of a paramiko key's public half (of a certificate, the key that it certifies)."""
+    digest = base64.b64encode(hashlib.sha256(key.asbytes()).digest()).decode().rstrip("=")
+    return f"{key.get_name()} SHA256:{digest}"
 
 
 def _from_file(
@@ -189,4 +197,4 @@ def _cached(key: tuple[object, ...], load: Callable[[], Any]) -> Any:
         return _parsed.setdefault(key, value)
 
 
-__all__ = ["MOST_OFFERS", "Identities", "Identity", "identities"]
+__all__ = ["MOST_OFFERS", "Identities", "Identity", "fingerprint", "identities"]

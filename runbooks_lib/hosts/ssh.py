@@ -13,7 +13,7 @@ import paramiko
 
 from runbooks_lib.hosts.bastion import SHARED, Bastions
 from runbooks_lib.hosts.capture import Capture
-from runbooks_lib.hosts.connection import CHANNEL_SECONDS, Connection, Dropped, load_known_hosts
+from runbooks_lib.hosts.connection import CHANNEL_SECONDS, Connection, Dropped, Login, load_known_hosts
 from runbooks_lib.hosts.host import (
     CLEANUP_SECONDS,
     DEFAULT_DEADLINE_SECONDS,
@@ -80,6 +80,12 @@ class SshHost:
     @property
     def name(self) -> str:
         return self._name
+
+    @property
+    def login(self) -> Login | None:
+        """As whom the last connection was let in, and by which key; None before the first."""
+        connection = self._connection
+        return connection.login if connection is not None else None
 
     def run(
         self,

@@ -27,7 +27,7 @@ _take_over = click.option("--take-over", metavar="NAME", help="Take over a stale
 
 def add_to(group: click.Group) -> None:
     """Put the engine's verbs into a group."""
-    for command in (plan, run, resume, undo, runs, show, lint):
+    for command in (plan, run, resume, cancel, undo, runs, show, lint):
         group.add_command(command)
 
 
@@ -145,6 +145,28 @@ def resume(name: str, approve: str | None, take_over: str | None, config_path: P
         _say(f"Done. The evidence is in {directory}.")
     except UndoWanted:
         _undo(aim, options, directory, None)
+
+
+@click.command()
+@click.argument("name", metavar="RUN")
+@_take_over
+@_config
+def cancel(name: str, take_over: str | None, config_path: Path | None) -> None:
+    """End what still runs of a run on its host, with its whole process group, proven. Nothing is taken back.
+
+    Ctrl-C lets a long command go on there; this ends it. The run stays half done: resume it, or undo it.
+    """
+    from runbooks_lib.runbook import resume as carrying
+    from runbooks_lib.runbook import words
+    from runbooks_lib.runbook.detached import cancel as end_what_runs
+    from runbooks_lib.runbook.runs import state_of
+
+    loaded, aim, directory = _known_run(name, config_path)
+    if (outcome := state_of(directory).outcome) != "open":
+        _say(f"It is {outcome}; nothing of it is running.")
+        return
+    _say(end_what_runs(carrying.resume(directory, aim, _options(loaded, take_over=take_over))))
+    _say(words.how_to_go_on(directory.name))
 
 
 @click.command()

@@ -48,7 +48,7 @@ def attach(run: Run, step: Step, mine: StepState) -> None:
     for name in mine.open_changes:
         if name not in mine.jobs:
             continue
-        root = any(command.root for command in run.promised_commands(step))
+        root = name in mine.as_root
         found = job.look(run.host, run.options.places, run=run.name, change=name, root=root)
         if found.state is job.JobState.NONE:
             for each, came in settle(run.host, run.options.places, run.name, [name], root=root).items():
@@ -58,12 +58,40 @@ def attach(run: Run, step: Step, mine: StepState) -> None:
             follow(run, step, name, root=root)
 
 
-def end_jobs(run: Run, step: Step, mine: StepState) -> None:
-    """End what still runs of a step's jobs, proven. Raises Stopped when that cannot be proven."""
-    for name in mine.open_changes:
-        if name in mine.jobs:
-            root = any(command.root for command in run.promised_commands(step))
-            _end(run, step, name, root, "the step is being undone")
+def end_jobs(run: Run, step: Step, mine: StepState, why: str = "the step is being undone") -> int:
+    """End what still runs of a step's jobs, proven; returns how many ran. Raises Stopped when it cannot be proven."""
+    running = 0
+    for name in (each for each in mine.open_changes if each in mine.jobs):
+        root = name in mine.as_root
+        try:
+            found = job.look(run.host, run.options.places, run=run.name, change=name, root=root)
+        except HostError as error:
+            raise run.lost(step, f"whether its job still runs cannot be told: {error}") from error
+        if found.state is job.JobState.ENDED:
+            run.note_change(step, name, Changed(Became.ENDED, found.exit_status, bounded(text_of(found.log[-8000:]))))
+            continue
+        _end(run, step, name, root, why)
+        running += found.state is job.JobState.RUNNING
+    return running
+
+
+def cancel(run: Run) -> str:
+    """End whatever still runs of a run on the host, with its whole process group, and prove it; nothing is taken back.
+
+    Returns a sentence a step. Raises Stopped when it cannot be proven. However it ends, the run is let go of.
+    """
+    lines = []
+    try:
+        for name in run.state.half_done:
+            step, mine = run.target.runbook.step(name), run.state.step(name)
+            run.settle(step, mine)
+            if end_jobs(run, step, mine, "it was cancelled"):
+                run.journal.append("cancelled", name)
+                lines.append(f"{name}: its job is ended, and its process group is gone; it is half done")
+    finally:
+        with suppress(RunbookError):
+            run.close()
+    return "\n".join(lines) or "nothing of it was running"
 
 
 def follow(run: Run, step: Step, name: str, *, root: bool) -> Changed:

@@ -9,6 +9,7 @@ import sys
 from typing import Any, Protocol
 
 from runbooks_lib import __version__
+from runbooks_lib.hosts.connection import Login
 from runbooks_lib.hosts.host import Host
 from runbooks_lib.runbook.quoting import shown
 from runbooks_lib.secrets import redact
@@ -55,7 +56,7 @@ def someone_is_there() -> bool:
 
 
 def who(host: Host) -> dict[str, Any]:
-    """Who runs this, from where, by which SSH user and keys: for the journal."""
+    """Who runs this, from where, by which SSH user and key (`ssh`, empty where no SSH was needed): for the journal."""
     try:
         user = getpass.getuser()
     except (OSError, KeyError):
@@ -71,6 +72,5 @@ def who(host: Host) -> dict[str, Any]:
 
 
 def _login(host: Host) -> dict[str, Any]:
-    """What the host object tells of its login (`login`: user and key fingerprint), if it does."""
     login = getattr(host, "login", None)
-    return dict(login) if isinstance(login, dict) else {}
+    return {"user": login.user, "key": login.key, "source": login.source} if isinstance(login, Login) else {}

@@ -12,6 +12,7 @@ from runbooks_lib.errors import RunbookError
 from runbooks_lib.runbook import runs
 from runbooks_lib.runbook.check import Answer, ask
 from runbooks_lib.runbook.journal import Journal
+from runbooks_lib.runbook.operator import who
 from runbooks_lib.runbook.plan import Plan, differences
 from runbooks_lib.runbook.run import CannotTellNow, Options, Refused, Run, Target, begin, take_lock
 from runbooks_lib.runbook.state import Phase, RunState
@@ -44,14 +45,19 @@ def resume(directory: Path, target: Target, options: Options) -> Run:
                 next="approve that digest, or resume it in a terminal, step by step",
             )
         lock = take_lock(target, options, journal)
-        if run_state.outcome == "done":
-            journal.append("reopened", why=options.again or "undo")
-        how = {"digest": options.approve} if options.approve else {"guided": True}
-        journal.append("resumed", **how)
+        run = Run(target, options, journal, lock)
     except BaseException:
         journal.close()
         raise
-    return Run(target, options, journal, lock)
+    try:
+        if run_state.outcome == "done":
+            journal.append("reopened", why=options.again or "undo")
+        how = {"digest": options.approve} if options.approve else {"guided": True}
+        journal.append("resumed", who=who(target.host), **how)
+    except BaseException:
+        run.let_go()
+        raise
+    return run
 
 
 def same_work(state: RunState, target: Target) -> None:

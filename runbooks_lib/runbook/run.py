@@ -247,20 +247,16 @@ class Run:
     def settle(self, step: Step, mine: StepState) -> None:
         """What became of changes that nobody saw the end of; after this none of them runs, except detached jobs."""
         announced = [each for each in mine.open_changes if each not in mine.jobs]
-        root = any(command.root for command in self.promised_commands(step))
-        try:
-            found = settle(self.host, self.options.places, self.name, announced, root=root)
-        except HostError as error:
-            raise self.lost(step, str(error)) from error
-        for name, came in found.items():
-            self.note_change(step, name, came)
-            if came.became is Became.UNKNOWN:
-                raise self.lost(step, came.error)
-
-    def promised_commands(self, step: Step) -> list[Command]:
-        """What a step that has begun may have sent."""
-        mine = self.state.step(step.name)
-        return [*step.commands(self.known(step, mine)), *mine.undo]
+        for root in (False, True):  # the records of root's changes are in a directory of root's
+            these = [each for each in announced if (each in mine.as_root) is root]
+            try:
+                found = settle(self.host, self.options.places, self.name, these, root=root)
+            except HostError as error:
+                raise self.lost(step, str(error)) from error
+            for name, came in found.items():
+                self.note_change(step, name, came)
+                if came.became is Became.UNKNOWN:
+                    raise self.lost(step, came.error)
 
     def _verify(self, step: Step) -> str:
         mine = self.state.step(step.name)
@@ -329,11 +325,16 @@ class Run:
 
     def close(self) -> None:
         """Let go. The host's lock stays with a run that is half done: the next operator must be told."""
-        state = self.state
         try:
             if self.options.on_end is not None:
                 self.options.on_end(self)
-            if not state.half_done:
+        finally:
+            self.let_go()
+
+    def let_go(self) -> None:
+        """`close` without its evidence."""
+        try:
+            if not self.state.half_done:
                 with suppress(RunbookError):
                     given_back = locks.release(self.host, self.lock)
                     self.journal.append("unlocked", given_back=given_back)
@@ -346,7 +347,7 @@ class Run:
         if step is not None:
             mine = self.state.step(step.name)
             if any(each in mine.jobs for each in mine.open_changes):
-                running = "its job goes on on the host"
+                running = f"its job goes on on the host (end it, and take nothing back: `runbook cancel {self.name}`)"
             elif mine.open_changes:
                 try:
                     self.settle(step, mine)
@@ -469,19 +470,23 @@ def begin(target: Target, options: Options, plan: Plan) -> Run:
         journal.close()
         raise
     run = Run(target, options, journal, lock)
-    now = target.plan()
-    if now.digest != plan.digest:
-        found = differences(plan.promised(), now.promised())
-        run.finish("not begun")
-        run.close()
-        raise Refused(
-            "the host has changed since the plan was made",
-            where=target.host.name,
-            true_now="nothing was run; what differs:\n" + "\n".join(f"    {line}" for line in found),
-            next="look at the new plan",
-        )
-    if options.on_begin is not None:
-        options.on_begin(run)
+    try:
+        now = target.plan()
+        if now.digest != plan.digest:
+            found = differences(plan.promised(), now.promised())
+            raise Refused(
+                "the host has changed since the plan was made",
+                where=target.host.name,
+                true_now="nothing was run; what differs:\n" + "\n".join(f"    {line}" for line in found),
+                next="look at the new plan",
+            )
+        if options.on_begin is not None:
+            options.on_begin(run)
+    except BaseException:
+        with suppress(RunbookError):
+            run.finish("not begun")
+            run.let_go()
+        raise
     return run
 
 

@@ -1,4 +1,4 @@
-"""A runbook as a notebook's cells call it: `plan`, `step`, `finish`, `undo`, `again`.
+"""A runbook as a notebook's cells call it: `plan`, `step`, `finish`, `undo`, `cancel`, `again`.
 
 The same cells do three things. With nobody to ask and no approval they show the plan, and say so; with a person they
 ask before each change; with `approve` they run what was approved, or nothing.
@@ -7,17 +7,19 @@ ask before each change; with `approve` they run what was approved, or nothing.
 from __future__ import annotations
 
 import atexit
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
 from runbooks_lib.errors import RunbookError, UsageError
 from runbooks_lib.hosts.host import Host
 from runbooks_lib.runbook import evidence, places, words
+from runbooks_lib.runbook.detached import cancel
 from runbooks_lib.runbook.operator import Console, Operator
 from runbooks_lib.runbook.plan import Plan
 from runbooks_lib.runbook.resume import Finished, open_run, prove, resume
-from runbooks_lib.runbook.run import Options, Run, Target, UndoWanted, target
+from runbooks_lib.runbook.run import Options, Run, Stopped, Target, UndoWanted, target
 from runbooks_lib.runbook.step import Runbook
 from runbooks_lib.runbook.undo import to_undo, undo
 
@@ -47,7 +49,8 @@ class Session:
         run = self._running()
         if run is not None:
             return self._say(words.state_text(self._aim.runbook, run.state))
-        self._plan = self._aim.plan()
+        with self._interruptible():
+            self._plan = self._aim.plan()
         self._say(words.plan_text(self._plan))
         if self.plan_only:
             self._say(f"{PLAN_ONLY}. To run it, approve the digest, or open this notebook in JupyterLab.")
@@ -59,7 +62,8 @@ class Session:
             return self._say(f"{PLAN_ONLY}.")
         step = self._aim.runbook.step(name)
         if self.plan_only:
-            self._plan = self._plan or self._aim.plan()
+            with self._interruptible():
+                self._plan = self._plan or self._aim.plan()
             part = next(each for each in self._plan.steps if each.name == name)
             return self._say(f"{PLAN_ONLY}.\n{words.step_text(part)}")
         run = self._open()
@@ -97,7 +101,8 @@ class Session:
                 next="run their cells",
             )
         run.finish("done")
-        self._let_go(run)
+        with self._interruptible("the run is done, and recorded as done; what is missing is a part of its evidence"):
+            self._let_go(run)
         return self._say(f"Done. The evidence is in {run.journal.path.parent}.")
 
     def undo(self) -> None:
@@ -113,6 +118,16 @@ class Session:
             else:
                 run = found
         return self._undo(run)
+
+    def cancel(self) -> None:
+        """End what still runs of this work on the host, proven; nothing is taken back."""
+        if self.plan_only or self._aim is None:
+            return self._say(f"{PLAN_ONLY}.")
+        run = self._open()
+        if isinstance(run, Finished):
+            return self._say("Nothing of it is running: it is done.")
+        _held.pop(run.target.key, None)
+        return self._say(cancel(run))
 
     def again(self, reason: str) -> None:
         """Let work that is done run once more; the reason is recorded."""
@@ -130,11 +145,21 @@ class Session:
         run = self._running()
         if run is not None:
             return run
-        found = open_run(self._aim, self._options, self._plan)
+        with self._interruptible():
+            found = open_run(self._aim, self._options, self._plan)
         if isinstance(found, Run):
             _held[self._aim.key] = found
             self._options = replace(self._options, again=None)
         return found
+
+    @contextmanager
+    def _interruptible(self, true_now: str = "this cell had changed nothing yet") -> Iterator[None]:
+        """The stop button, pressed where no step is being done."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            where = self._aim.host.name if self._aim is not None else ""
+            raise Stopped("interrupted", where=where, true_now=true_now, next="run the cell again") from None
 
     def _undo(self, run: Run) -> None:
         _held.pop(run.target.key, None)

@@ -28,7 +28,8 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True)
 class StepState:
-    """One step's part of a run. `open_changes` were announced, and nothing says yet what became of them."""
+    """One step's part of a run. `open_changes` were announced, and nothing says yet what became of them; `jobs` are
+    those that run detached, `as_root` those whose record on the host is root's."""
 
     phase: Phase = Phase.UNTOUCHED
     before: Mapping[str, Any] = field(default_factory=dict)
@@ -38,6 +39,7 @@ class StepState:
     attempts: int = 0
     open_changes: tuple[str, ...] = ()
     jobs: tuple[str, ...] = ()
+    as_root: frozenset[str] = frozenset()
     note: str = ""
 
     @property
@@ -146,6 +148,7 @@ def _step_after(step: StepState, entry: Entry) -> StepState:
                 attempts=max(step.attempts, data["attempt"]),
                 open_changes=(*step.open_changes, data["change"]),
                 jobs=(*step.jobs, data["change"]) if data.get("detached") else step.jobs,
+                as_root=step.as_root | {data["change"]} if data["root"] else step.as_root,
             )
         case "changed":
             return replace(step, open_changes=tuple(each for each in step.open_changes if each != data["change"]))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from jinja2 import Environment
 
@@ -66,8 +67,11 @@ def _line(entry: Entry) -> Line:
     data, detail, bad = entry.data, "", False
     match entry.kind:
         case "begin":
-            what = f"begun by {data['who']['user']}@{data['who']['machine']}"
+            what = f"begun by {_person(data['who'])}"
             detail = "\n".join(f"{name} = {value}" for name, value in data["parameters"].items())
+        case "resumed":
+            what = "carried on" + (f" by {_person(data['who'])}" if data.get("who") else "")
+            what += f", approved: {data['digest']}" if data.get("digest") else ", guided: each change is asked for"
         case "approval":
             what = "guided: each change is asked for" if data.get("guided") else f"approved: {data['digest']}"
         case "locked":
@@ -97,3 +101,10 @@ def _line(entry: Entry) -> Line:
             what = entry.kind
             detail = ", ".join(f"{name} {value}" for name, value in data.items() if value not in ("", None))
     return Line(entry.time.strftime("%Y-%m-%d %H:%M:%S"), entry.step, what, detail, bad)
+
+
+def _person(who: Mapping[str, Any]) -> str:
+    """`ada@desk, logged in as oncall with ssh-ed25519 SHA256:…`."""
+    login = who["ssh"]
+    told = f"{who['user']}@{who['machine']}"
+    return told + (f", logged in as {login['user']} with {login['key']}" if login.get("key") else "")

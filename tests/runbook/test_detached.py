@@ -171,6 +171,29 @@ def test_undo_ends_a_running_job_first(bench: Bench, marked: str, monkeypatch: p
     assert list(bench.directory.iterdir()) == []
 
 
+def test_cancel_ends_what_runs_and_takes_nothing_back(
+    bench: Bench, marked: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runbook = book(write_step("one", "one"), slow(marked, 60))
+    run = bench.approved(runbook)
+    monkeypatch.setattr(detached, "follow", _interrupt)
+    with pytest.raises(Stopped, match="interrupted in `slow`") as stopped:
+        carry_out(run)
+    assert f"runbook cancel {run.name}" in str(stopped.value)
+    wait_for(marked, 2)
+    directory = runs.directories(bench.runs)[0]
+    aim = target(runbook, bench.host, bench.parameters)
+    said = detached.cancel(resume(directory, aim, bench.options()))
+    assert "its process group is gone" in said
+    assert with_mark(marked) == []
+    assert bench.text("one") == "new"
+    state = runs.state_of(directory)
+    assert (state.outcome, state.half_done, state.step("slow").open_changes) == ("open", ("slow",), ())
+    assert detached.cancel(resume(directory, aim, bench.options())) == "nothing of it was running"
+    bench.undo(runbook)
+    assert list(bench.directory.iterdir()) == []
+
+
 def test_a_job_whose_operator_lost_the_lock_is_ended(
     bench: Bench, marked: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import getpass
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from runbooks_lib.errors import UsageError
-from runbooks_lib.runbook import journal, lock, runs
+from runbooks_lib.runbook import journal, lock, runs, story
 from runbooks_lib.runbook.plan import Verdict
 from runbooks_lib.runbook.resume import Finished, carry_out, open_run, prove, resume
 from runbooks_lib.runbook.run import CannotTellNow, Refused, Run, Stopped, UndoWanted, target
 from runbooks_lib.runbook.step import Check, Command
+from runbooks_lib.training.practice_host import PracticeHost
 from tests.runbook.bench import Bench
 from tests.runbook.operators import Scripted
 from tests.runbook.synthetic import NO_WAY_BACK, book, write_step
@@ -206,6 +209,39 @@ def test_a_second_operator_is_told_who_and_since_when(bench: Bench, tmp_path: Pa
         open_run(aim, other)
     assert bench.text("two") is None
     run.close()
+
+
+def test_the_journal_says_who_by_user_and_by_the_key_that_logged_in(bench: Bench, practice: PracticeHost) -> None:
+    runbook = book(ONE, replace(TWO, commands=lambda _: [Command("exit 1", "nothing")]))
+    with pytest.raises(Stopped):
+        carry_out(bench.approved(runbook))
+    directory = runs.directories(bench.runs)[0]
+    aim = target(book(ONE, TWO), bench.host, bench.parameters)
+    carry_out(resume(directory, aim, bench.options("two")))
+    listed = subprocess.run(["ssh-keygen", "-lf", practice.identity_file], capture_output=True, text=True, check=True)
+    fingerprint = listed.stdout.split()[1]
+    entries = journal.read(directory / journal.NAME).entries
+    people = [entry.data["who"] for entry in entries if entry.kind in ("begin", "resumed")]
+    assert len(people) == 2
+    for person in people:
+        assert person["user"] == getpass.getuser()
+        assert person["ssh"]["key"] == f"ssh-ed25519 {fingerprint}"
+        assert person["ssh"]["user"] == practice.user
+    assert fingerprint in story.text(runs.state_of(directory), entries)
+
+
+def test_a_beginning_that_is_interrupted_leaves_no_lock(bench: Bench) -> None:
+    def interrupted(_: Run) -> None:
+        raise KeyboardInterrupt
+
+    aim = target(book(ONE), bench.host, bench.parameters)
+    with pytest.raises(KeyboardInterrupt):
+        open_run(aim, bench.options(approve=aim.plan().digest, on_begin=interrupted))
+    holder = lock.look(bench.host, bench.places)
+    assert holder is None or holder.free
+    assert runs.state_of(runs.directories(bench.runs)[0]).outcome == "not begun"
+    carry_out(bench.approved(book(ONE)))
+    assert bench.text("one") == "new"
 
 
 def test_the_same_run_in_a_second_process_is_refused(bench: Bench) -> None:
