@@ -29,36 +29,162 @@ page=''
 [ -n "$page" ] || page=$(($(getconf PAGESIZE) / 1024))
 printf 'page_kib %s\n' "$page"
 
-# ---- mounts: who is asked, and who behind a guard -------------------------------------------------------------------
+nl='
+'
+# ---- one awk for all that is looked at together: a process of its own costs a host more than what it reads ------------
 # Pseudo file systems are left out, and containers' layers. autofs is never touched: a look would mount it.
 # L may be asked at once. G is a network file system, of an unknown kind, or below one: the way to it leads through that one.
 # One export mounted twice is asked once.
-M=$(awk '
-{ t = $0; sub(/^.* - /, "", t); split(t, a, " "); y = a[1] }
-y == "proc" { if (/hidepid=/) print; next }
-y ~ /^(autofs|binfmt_misc|bpf|cgroup2?|configfs|debugfs|devpts|devtmpfs|efivarfs|fusectl|fuse\.(lxcfs|gvfsd-fuse|portal|snapfuse)|hugetlbfs|mqueue|nsfs|pstore|ramfs|rpc_pipefs|securityfs|selinuxfs|smackfs|sysfs|tracefs)$/ { next }
-y ~ /^(overlay|tmpfs|squashfs|fuse\.fuse-overlayfs)$/ && $5 ~ /^\/(proc|sys|dev|snap|run|var\/snap|var\/lib\/(docker|containers|kubelet|containerd)|home\/[^\/]*\/\.local\/share\/containers)\// { next }
-n >= 1000 { cut++; next }
-{
-  print; id[++n] = $1; at[n] = $5; kind[n] = "L"
-  if (y !~ /^(ext[234]|xfs|btrfs|zfs|tmpfs|vfat|msdos|exfat|f2fs|jfs|reiserfs|bcachefs|overlay|ubifs|jffs2|nilfs2|ntfs3|hfsplus|udf|ufs|iso9660|squashfs|erofs|minix)$/) {
-    kind[n] = ($3 in seen) ? "D" : "G"; seen[$3] = 1; net[++m] = $5
+# Of all processes only the ten busiest, the ten largest, the blocked ones and the PostgreSQL servers leave the host. A name can hold
+# anything but is 15 bytes: a record is whole when 22 fields follow its last ")". stdin: the processes, before them in the second
+# reading what the first one saw of each. What only this shell needs comes first and last, each behind a line of its own.
+# shellcheck disable=SC2016 # awk's dollars
+look='
+function mark(name) { printf "\n@@%s %s\n", N, name }
+function mounts(  f, line, t, y, w, a, n, m, i, j, cut, id, at, kind, seen, net, rows) {
+  f = "/proc/self/mountinfo"
+  while ((getline line < f) > 0) {
+    t = line; sub(/^.* - /, "", t); split(t, a, " "); y = a[1]; split(line, w, " ")
+    if (y == "proc") { if (line ~ /hidepid=/) rows = rows line "\n"; continue }
+    if (y ~ /^(autofs|binfmt_misc|bpf|cgroup2?|configfs|debugfs|devpts|devtmpfs|efivarfs|fusectl|fuse\.(lxcfs|gvfsd-fuse|portal|snapfuse)|hugetlbfs|mqueue|nsfs|pstore|ramfs|rpc_pipefs|securityfs|selinuxfs|smackfs|sysfs|tracefs)$/) continue
+    if (y ~ /^(overlay|tmpfs|squashfs|fuse\.fuse-overlayfs)$/ && w[5] ~ /^\/(proc|sys|dev|snap|run|var\/snap|var\/lib\/(docker|containers|kubelet|containerd)|home\/[^\/]*\/\.local\/share\/containers)\//) continue
+    if (n >= 1000) { cut++; continue }
+    rows = rows line "\n"; id[++n] = w[1]; at[n] = w[5]; kind[n] = "L"
+    if (y !~ /^(ext[234]|xfs|btrfs|zfs|tmpfs|vfat|msdos|exfat|f2fs|jfs|reiserfs|bcachefs|overlay|ubifs|jffs2|nilfs2|ntfs3|hfsplus|udf|ufs|iso9660|squashfs|erofs|minix)$/) {
+      kind[n] = (w[3] in seen) ? "D" : "G"; seen[w[3]] = 1; net[++m] = w[5]
+    }
   }
-}
-END {
-  if (cut) print "left-out " cut
-  print "="
+  close(f)
   for (i = 1; i <= n; i++) {
     for (j = 1; j <= m && kind[i] == "L"; j++) if (index(at[i], net[j] "/") == 1) kind[i] = "G"
     print kind[i], id[i], at[i]
   }
-}' /proc/self/mountinfo)
-nl='
-'
-mark mountinfo
-M=$nl$M
-printf '%s\n' "${M%%"$nl=$nl"*}"
-M=${M#*"$nl=$nl"}
+  print "="
+  mark("mountinfo")
+  printf "%s", rows
+  if (cut) print "left-out " cut
+}
+function file(f,  line, n, v, d, s, t) {
+  v = f == "/proc/vmstat"; d = f ~ /^\/proc\/(diskstats|partitions)$/; s = f ~ /^\/proc\/(stat|net\/)/; t = f == "/etc/fstab"
+  while ((getline line < f) > 0) {
+    if (n++ == 0) mark(P f)
+    if (f == "/proc/uptime") UP = line
+    if (v && line !~ /^(pgpg|pswp|pgfault|pgmajfault|oom_kill|allocstall|pgscan_(kswapd|direct)|pgsteal_(kswapd|direct))/) continue
+    if (d && line ~ / (loop|ram|zram|fd|sr)[0-9]+( |$)/) continue
+    if (s && line ~ /^intr /) line = substr(line, 1, 40)
+    if (s && line ~ /^(softirq|MPTcpExt:|IcmpMsg:|Icmp:|UdpLite:) /) continue
+    if (s && line ~ /^ *(veth|cali|lxc|tap)[^ ]*:/) continue
+    if (t && line ~ /^[ \t]*(#|$)/) continue
+    print line
+  }
+  close(f)
+}
+function kernel_log(  line, l, r, n, i, all) {
+  mark("dmesg")
+  # -r keeps the level, in util-linux and in busybox. Levels 0-3 are errors; the killed process of an OOM is told at 3 or 6.
+  while (("dmesg -r" | getline line) > 0) {
+    all++; l = substr(line, 2) + 0
+    if (line ~ /^<[0-9]+>/ && (l % 8 <= 3 || line ~ /oom-kill|Out of memory|Killed process|I\/O error|emount.*read-only|EDAC|Hardware Error/)) r[n++ % 40] = line
+  }
+  for (i = (n > 40 ? n - 40 : 0); i < n; i++) print r[i % 40]
+  print "matched " n + 0, "lines " all + 0
+}
+function top(k, v, x,  i) {
+  if (v <= 0 || (n[k] == 10 && v <= val[k, 10])) return
+  if (n[k] < 10) n[k]++
+  for (i = n[k]; i > 1 && val[k, i - 1] < v; i--) { val[k, i] = val[k, i - 1]; row[k, i] = row[k, i - 1] }
+  val[k, i] = v; row[k, i] = x
+}
+function flat(c,  q, m, i, o) {
+  if (c !~ /[\\\n]/) return c
+  m = length(c); o = ""
+  for (i = 1; i <= m; i++) { q = substr(c, i, 1); o = o (q == "\n" ? "\\012" : q == "\\" ? "\\134" : q) }
+  return o
+}
+BEGIN {
+  N = ENVIRON["N"]; reading = ARGV[1]; P = (reading == "second") ? "2:" : ""; UP = before = "?"
+  if (reading != "second") mounts()
+  for (k = 2; k < ARGC; k++) if (ARGV[k] == "dmesg") logs = 1; else file(ARGV[k])
+  split(UP, up, " "); ARGC = 1
+}
+reading == "second" && !two {
+  if ($0 == "=") two = 1; else if ($1 == "uptime") before = $2; else old[$1 " " $2] = $3
+  next
+}
+{
+  b = (b == "") ? $0 : b "\n" $0
+  t = b; sub(/^.*\) /, "", t)
+  if (split(t, a, " ") < 22 || t !~ /^[A-Za-z] [-0-9 ]+$/) { if (length(b) > 2000) b = ""; next }
+  i = index(b, " ("); pid = substr(b, 1, i - 1); cm = substr(b, i + 2, length(b) - length(t) - i - 3); b = ""
+  c = a[12] + a[13]; key = pid " " a[20]
+  if (reading == "first") { saw[key] = c; next }
+  total++; threads += a[18]; if (a[1] == "Z") zombies++
+  d = (key in old) ? c - old[key] : c
+  x = d " " c " " a[22] " " pid " " a[2] " " a[1] " " a[18] " " a[20] " " a[10] " " a[40] + 0 " "
+  if (cm ~ /^(postgres|postmaster)$/) { pg[pid] = a[2] }
+  x = x flat(cm)
+  top("cpu", d, x); top("rss", a[22], x)
+  if (a[1] == "D" && nd++ < 50) blocked[nd] = x
+}
+END {
+  if (reading != "first") {
+    mark("processes")
+    print "uptime", before, up[1]
+    print "counts", total + 0, threads + 0, zombies + 0, nd + 0
+    for (i = 1; i <= n["cpu"]; i++) print "cpu", row["cpu", i]
+    for (i = 1; i <= n["rss"]; i++) print "rss", row["rss", i]
+    for (i = 1; i <= nd && i <= 50; i++) print "blocked", blocked[i]
+  }
+  if (logs) kernel_log()
+  mark("=")
+  if (reading == "first") { print "uptime", up[1]; for (key in saw) print key, saw[key] }
+  else for (k in pg) if (!(pg[k] in pg)) print "postgres", k
+}'
+# cat goes on when a process has gone meanwhile; awk would not.
+processes() { cat /proc/[0-9]*/stat; }
+# A stall file that opens and cannot be read (a kernel booted without psi=1) would end awk.
+stalls() {
+  for f in cpu memory io; do
+    {
+      read -r line || continue
+      mark "$1/proc/pressure/$f"
+      printf '%s\n' "$line"
+      while read -r line; do printf '%s\n' "$line"; done
+    } <"/proc/pressure/$f"
+  done
+}
+counters='/proc/uptime /proc/stat /proc/diskstats /proc/net/dev /proc/net/snmp /proc/net/netstat /proc/vmstat'
+statics='/proc/loadavg /proc/meminfo /proc/swaps /proc/partitions /proc/net/sockstat /proc/net/sockstat6 /proc/sys/fs/file-nr
+/proc/sys/kernel/random/boot_id /proc/sys/kernel/osrelease /proc/sys/kernel/hostname /proc/sys/kernel/dmesg_restrict
+/etc/machine-id /etc/os-release /etc/fstab'
+missing=''
+for f in $counters $statics /proc/pressure/cpu /proc/pressure/memory /proc/pressure/io; do
+  if [ -r "$f" ]; then :; elif [ -e "$f" ]; then missing="${missing}denied $f$nl"; else missing="${missing}absent $f$nl"; fi
+done
+n=0
+tree=''
+for d in /sys/block/*; do
+  case $d in */loop* | */ram* | */zram* | */fd* | */sr* | */\*) continue ;; esac
+  tree="$tree $d/slaves/* $d/${d##*/}*/partition"
+  n=$((n + 1))
+  [ "$n" -gt 64 ] && continue
+  for f in ro removable queue/rotational device/model dm/name dm/uuid; do [ -r "$d/$f" ] && statics="$statics $d/$f"; done
+done
+for f in /sys/fs/ext4/*/errors_count /sys/devices/system/edac/mc/mc*/[cu]e_count /proc/sys/net/netfilter/nf_conntrack_count \
+  /proc/sys/net/netfilter/nf_conntrack_max /proc/sys/kernel/arch /sys/class/dmi/id/sys_vendor /sys/class/dmi/id/product_name; do
+  [ -r "$f" ] && statics="$statics $f"
+done
+restrict=1
+read -r restrict </proc/sys/kernel/dmesg_restrict
+if [ "$restrict" = 0 ] || [ -r /proc/kmsg ]; then statics="$statics dmesg"; fi
+case $pause in *[1-9]*) reading=first ;; *) reading=once ;; esac
+# shellcheck disable=SC2086 # lists of names without blanks
+A=$(processes | awk "$look" "$reading" $counters $statics)
+stalls ''
+own="$nl@@$N ="
+left=${A##*"$own"}
+A=$nl${A%"$own"*}
+M=${A%%"$nl=$nl"*}
 
 tab='	'
 # The kernel writes a space, tab, newline, backslash or # in a name as three octal digits. printf %b takes \0401 for one character.
@@ -96,51 +222,13 @@ done
 unset IFS
 set +f
 
-# ---- files: one awk for all of them ---------------------------------------------------------------------------------
-# awk ends at the first file that it cannot open, hence [ -r ]; one that opens and cannot be read comes last (PSI without psi=1).
-missing=''
-# shellcheck disable=SC2016 # awk's dollars
-reads='
-FNR == 1 { printf "\n@@%s %s%s\n", ENVIRON["N"], p, FILENAME; v = FILENAME == "/proc/vmstat"; d = FILENAME ~ /^\/proc\/(diskstats|partitions)$/; s = FILENAME ~ /^\/proc\/(stat|net\/)/; f = FILENAME == "/etc/fstab" }
-v && !/^(pgpg|pswp|pgfault|pgmajfault|oom_kill|allocstall|pgscan_(kswapd|direct)|pgsteal_(kswapd|direct))/ { next }
-d && / (loop|ram|zram|fd|sr)[0-9]+( |$)/ { next }
-s && /^intr / { print substr($0, 1, 40); next }
-s && /^(softirq|MPTcpExt:|IcmpMsg:|Icmp:|UdpLite:) / { next }
-s && /^ *(veth|cali|lxc|tap)[^ ]*:/ { next }
-f && /^[ \t]*(#|$)/ { next }
-{ print }'
-read_files() {
-  prefix=$1
-  shift
-  for f; do
-    shift
-    if [ -r "$f" ]; then set -- "$@" "$f"; elif [ -e "$f" ]; then missing="${missing}denied $f$nl"; else missing="${missing}absent $f$nl"; fi
-  done
-  awk "$reads" p="$prefix" "$@"
-}
-counters='/proc/uptime /proc/stat /proc/diskstats /proc/net/dev /proc/net/snmp /proc/net/netstat /proc/vmstat'
-pressure='/proc/pressure/cpu /proc/pressure/memory /proc/pressure/io'
-statics='/proc/loadavg /proc/meminfo /proc/swaps /proc/partitions /proc/net/sockstat /proc/net/sockstat6 /proc/sys/fs/file-nr
-/proc/sys/kernel/random/boot_id /proc/sys/kernel/osrelease /proc/sys/kernel/hostname /proc/sys/kernel/dmesg_restrict
-/etc/machine-id /etc/os-release /etc/fstab'
-n=0
-for d in /sys/block/*; do
-  case $d in */loop* | */ram* | */zram* | */fd* | */sr* | */\*) continue ;; esac
-  n=$((n + 1))
-  [ "$n" -gt 64 ] && break
-  for f in ro removable queue/rotational device/model dm/name dm/uuid; do [ -r "$d/$f" ] && statics="$statics $d/$f"; done
-done
-for f in /sys/fs/ext4/*/errors_count /sys/devices/system/edac/mc/mc*/[cu]e_count /proc/sys/net/netfilter/nf_conntrack_count \
-  /proc/sys/net/netfilter/nf_conntrack_max /proc/sys/kernel/arch /sys/class/dmi/id/sys_vendor /sys/class/dmi/id/product_name; do
-  [ -r "$f" ] && statics="$statics $f"
-done
-# shellcheck disable=SC2086 # lists of names without blanks
-read_files '' $counters $statics $pressure
+printf '%s\n' "${A#*"$nl=$nl"}"
 mark missing
 printf '%s' "$missing"
 
 mark block-tree
-printf '%s\n' /sys/block/*/slaves/* /sys/block/*/*/partition
+# shellcheck disable=SC2086 # patterns
+printf '%s\n' $tree
 
 # Not by awk: to read the speed of an interface that is down is an error.
 mark interfaces
@@ -154,17 +242,6 @@ for d in /sys/class/net/*; do
   read -r u <"$d/mtu"
   printf '%s %s %s %s %s\n' "$i" "${o:-?}" "${s:-?}" "${u:-?}" "$k"
 done
-
-# cat goes on when a process has gone meanwhile; awk would not.
-processes() { cat /proc/[0-9]*/stat; }
-up1=''
-first=''
-case $pause in
-*[1-9]*)
-  read -r up1 _ </proc/uptime
-  first=$(processes)
-  ;;
-esac
 
 # ---- file systems ---------------------------------------------------------------------------------------------------
 mark probes
@@ -228,84 +305,29 @@ if [ $# -gt 0 ]; then
   }
 fi
 
-# ---- systemd, kernel log --------------------------------------------------------------------------------------------
+# ---- systemd ----------------------------------------------------------------------------------------------------------
 if [ -d /run/systemd/system ]; then
   mark units
   timeout -s KILL 3 systemctl list-units --failed --no-legend --plain --no-pager --full
   printf 'status %s\n' "$?"
 fi
-restrict=1
-read -r restrict </proc/sys/kernel/dmesg_restrict
-if [ "$restrict" = 0 ] || [ -r /proc/kmsg ]; then
-  mark dmesg
-  # -r keeps the level, in util-linux and in busybox. Levels 0-3 are errors; the killed process of an OOM is told at 3 or 6.
-  dmesg -r | awk '
-  { l = substr($0, 2); l = l + 0 } /^<[0-9]+>/ && (l % 8 <= 3 || /oom-kill|Out of memory|Killed process|I\/O error|emount.*read-only|EDAC|Hardware Error/) { r[n++ % 40] = $0 }
-  END { for (i = (n > 40 ? n - 40 : 0); i < n; i++) print r[i % 40]; print "matched " n + 0, "lines " NR }'
-fi
 
 # ---- second reading -------------------------------------------------------------------------------------------------
-case $pause in
-*[1-9]*)
+if [ "$reading" = first ]; then
   sleep "$pause" || sleep 1
   # shellcheck disable=SC2086
-  read_files '2:' $counters $pressure
-  ;;
-esac
-up2=''
-read -r up2 _ </proc/uptime
-# Of all processes only the ten busiest, the ten largest, the blocked ones and the PostgreSQL servers leave the host. A name can hold
-# anything but is 15 bytes: a record is whole when 22 fields follow its last ")".
-T=$({ [ -n "$first" ] && printf '%s\n=\n' "$first"; processes; } | awk '
-function top(k, v, x,  i) {
-  if (v <= 0 || (n[k] == 10 && v <= val[k, 10])) return
-  if (n[k] < 10) n[k]++
-  for (i = n[k]; i > 1 && val[k, i - 1] < v; i--) { val[k, i] = val[k, i - 1]; row[k, i] = row[k, i - 1] }
-  val[k, i] = v; row[k, i] = x
-}
-function flat(c,  q, m, i, o) {
-  if (c !~ /[\\\n]/) return c
-  m = length(c); o = ""
-  for (i = 1; i <= m; i++) { q = substr(c, i, 1); o = o (q == "\n" ? "\\012" : q == "\\" ? "\\134" : q) }
-  return o
-}
-$0 == "=" && b == "" { two = 1; total = threads = zombies = 0; next }
-{
-  b = (b == "") ? $0 : b "\n" $0
-  t = b; sub(/^.*\) /, "", t)
-  if (split(t, a, " ") < 22 || t !~ /^[A-Za-z] [-0-9 ]+$/) { if (length(b) > 2000) b = ""; next }
-  i = index(b, " ("); pid = substr(b, 1, i - 1); cm = substr(b, i + 2, length(b) - length(t) - i - 3); b = ""
-  total++; threads += a[18]; if (a[1] == "Z") zombies++
-  c = a[12] + a[13]; key = pid " " a[20]
-  if (FIRST && !two) { old[key] = c; next }
-  d = FIRST ? c - ((key in old) ? old[key] : 0) : c
-  x = d " " c " " a[22] " " pid " " a[2] " " a[1] " " a[18] " " a[20] " " a[10] " " a[40] + 0 " "
-  if (cm ~ /^(postgres|postmaster)$/) { pg[pid] = a[2] }
-  x = x flat(cm)
-  top("cpu", d, x); top("rss", a[22], x)
-  if (a[1] == "D" && nd++ < 50) blocked[nd] = x
-}
-END {
-  print "counts", total + 0, threads + 0, zombies + 0, nd + 0
-  for (i = 1; i <= n["cpu"]; i++) print "cpu", row["cpu", i]
-  for (i = 1; i <= n["rss"]; i++) print "rss", row["rss", i]
-  for (i = 1; i <= nd && i <= 50; i++) print "blocked", blocked[i]
-  for (k in pg) if (!(pg[k] in pg)) print "postgres", k
-}' FIRST="${first:+1}")
-mark processes
-printf 'uptime %s %s\n%s\n' "${up1:-?}" "$up2" "$T"
+  A=$({ printf '%s\n=\n' "$left"; processes; } | awk "$look" second $counters)
+  stalls '2:'
+  left=${A##*"$own"}
+  printf '%s\n' "${A%"$own"*}"
+fi
 
 # ---- PostgreSQL: what its command line says -------------------------------------------------------------------------
 mark postgres
-pids=''
-case $T in *"${nl}postgres "*)
-  pids=${T#*"${nl}postgres "}
-  printf '%s\n' "postgres $pids"
-  ;;
-esac
+[ -z "$left" ] || printf '%s\n' "${left#"$nl"}"
 set -f
 n=0
-for pid in $pids; do
+for pid in $left; do
   [ "$pid" = postgres ] && continue
   n=$((n + 1))
   [ "$n" -gt 8 ] && break
