@@ -1,0 +1,60 @@
+# Functions that only read, for the survey and for the steps' checks. POSIX sh, LC_ALL=C; nothing here writes a byte.
+PATH=$PATH:/usr/sbin:/sbin LVM_SUPPRESS_FD_WARNINGS=1
+export PATH LVM_SUPPRESS_FD_WARNINGS
+
+# The block device under a mount point; of mounts upon each other the one that is seen. btrfs shows SOURCE[/subvolume].
+source_of() {
+  s=$(findmnt -n -o SOURCE -M "$1" | tail -n 1) && [ -n "$s" ] || return 1
+  printf '%s\n' "${s%%\[*}"
+}
+
+type_of() { findmnt -n -o FSTYPE -M "$1" | tail -n 1; }
+
+# Bytes of the device that the filesystem uses, by its own superblock.
+fs_bytes() { # type device mountpoint
+  case $1 in
+  ext2 | ext3 | ext4) dumpe2fs -h "$2" 2>/dev/null | awk -F': *' '
+    /^Block count:/ { b = $2 } /^Block size:/ { s = $2 } END { if (!b || !s) exit 1; printf "%.0f\n", b * s }' ;;
+  xfs) xfs_info "$3" | awk '/^data / { gsub(/[a-z]+=/, "& "); for (i = 1; i < NF; i++) {
+    if ($i == "bsize=") s = $(i + 1); if ($i == "blocks=") b = $(i + 1) } }
+    END { if (!b || !s) exit 1; printf "%.0f\n", b * s }' ;;
+  btrfs) btrfs filesystem show --raw "$3" | awk '$1 == "devid" { n++; for (i = 1; i < NF; i++) if ($i == "size") b = $(i + 1) }
+    END { if (n != 1) exit 1; printf "%.0f\n", b }' ;;
+  *) return 1 ;;
+  esac
+}
+
+# Says why a device is not empty; says nothing, with status 0, when nothing speaks against it. A disk whose bytes are
+# not zero holds something, whether blkid knows it or not (an archive, a raw database, an encrypted volume).
+not_empty() { # device
+  [ -b "$1" ] || { echo 'it is no block device'; return 1; }
+  real=$(readlink -f "$1") name=${real##*/}
+  [ "$(blockdev --getro "$1")" = 0 ] || { echo 'it is read-only'; return 1; }
+  for each in "/sys/class/block/$name/holders"/* "/sys/class/block/$name"/*/partition; do
+    [ ! -e "$each" ] || { echo "it is in use: ${each#/sys/class/block/}"; return 1; }
+  done
+  while read -r each rest; do [ "$each" != "$real" ] || { echo 'it is swap space'; return 1; }; done </proc/swaps
+  [ -z "$(findmnt -n -o TARGET -S "$real")" ] || { echo 'it is mounted'; return 1; }
+  said=$(blkid -p -o value -s TYPE "$1" 2>/dev/null)
+  [ $? = 2 ] || { echo "it holds ${said:-something with a signature}"; return 1; }
+  [ -z "$(wipefs -n "$1" 2>&1)" ] || { echo 'it holds a signature (wipefs -n)'; return 1; }
+  blocks=$(($(blockdev --getsize64 "$1") / 65536)) at=0
+  while [ $at -le 16 ]; do
+    [ "$(dd if="$1" bs=65536 skip=$((at * (blocks - 1) / 16)) count=1 2>/dev/null | tr -d '\000' | head -c 1 | wc -c)" -eq 0 ] ||
+      { echo 'it holds data of a kind that is not known'; return 1; }
+    at=$((at + 1))
+  done
+}
+
+# Bytes behind a partition that belong to no other: up to the next one, or the disk's end without GPT's copy (33 sectors).
+behind_partition() { # kernel name
+  here=$(readlink -f "/sys/class/block/$1") disk=${here%/*} && [ -e "$here/partition" ] || return 1
+  read -r start <"$here/start" && read -r size <"$here/size" && read -r last <"$disk/size" || return 1
+  end=$((start + size)) last=$((last - 34))
+  for each in "$disk"/*/start; do
+    read -r other <"$each"
+    [ "$other" -lt "$end" ] || [ "$other" -gt "$last" ] || last=$other
+  done
+  [ "$last" -gt "$end" ] || last=$end
+  printf '%s\n' $(((last - end) * 512))
+}

@@ -1,0 +1,332 @@
+"""A mount point that needs space: the ways, what each buys, the one that is chosen, and what came of it.
+
+The notebook `incident/relieve-disk-pressure.ipynb` and `runbook relieve` are calls of what stands here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from runbooks_lib import config as inventory
+from runbooks_lib.capacity.sentences import amount
+from runbooks_lib.config import Config, HostEntry
+from runbooks_lib.errors import RunbookError, UsageError
+from runbooks_lib.facts.filesystems import Usage
+from runbooks_lib.history import open_history
+from runbooks_lib.hosts.host import Host
+from runbooks_lib.hosts.opening import open_host
+from runbooks_lib.procedures.storage import buys, survey
+from runbooks_lib.procedures.storage.buys import Expected
+from runbooks_lib.procedures.storage.seen import Seen
+from runbooks_lib.procedures.storage.table import Table
+from runbooks_lib.procedures.storage.way import NEVER, Safety, Way
+from runbooks_lib.runbook import evidence, places
+from runbooks_lib.runbook.catalogue import all_runbooks, find_runbook
+from runbooks_lib.runbook.operator import Console, Operator
+from runbooks_lib.runbook.quoting import shown, word
+from runbooks_lib.runbook.run import Options
+from runbooks_lib.runbook.runs import directories, state_of
+from runbooks_lib.runbook.session import PLAN_ONLY, Session, session_on
+from runbooks_lib.runbook.state import RunState
+from runbooks_lib.secrets import redact
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What was found for one mount point. `wanted_bytes` is how much more is wanted, and `wanted_why` by what."""
+
+    seen: Seen
+    expected: Expected
+    ways: tuple[Way, ...]
+    wanted_bytes: int
+    wanted_why: str
+    wanted_days: int
+
+    @property
+    def enough(self) -> tuple[Way, ...]:
+        """The offered ways that give what is wanted."""
+        return tuple(way for way in self.ways if way.offered and (way.gain_bytes or 0) >= self.wanted_bytes)
+
+    def way(self, name: str) -> Way:
+        """The offered way of this name. Raises UsageError, with the reason or with what there is."""
+        for way in self.ways:
+            if way.name == name:
+                if way.refused:
+                    raise UsageError(f"{name} is not offered: {way.refused}", where=self.seen.host,
+                                     true_now="nothing was changed", next="choose another way")  # fmt: skip
+                return way
+        offered = ", ".join(way.name for way in self.ways if way.offered)
+        raise UsageError(
+            f"there is no way {name}",
+            where=f"{self.seen.host}:{self.seen.mountpoint}",
+            true_now="nothing was changed",
+            next=f"choose one of: {offered}" if offered else "no way is offered here: see the reasons",
+        )
+
+    def table(self) -> Table:
+        """The ways, what each gains and buys; what is not offered, and why; what is never done."""
+        rows = [self._row(way) for way in self.ways]
+        now = buys.in_words(self.expected.days(), self.expected.horizon_days)
+        before = [
+            f"{self.seen.mountpoint} on {self.seen.host}: {_use(self.seen.usage)}. "
+            f"Days to {self.expected.threshold_ratio:.0%}: {now}.",
+            f"Wanted: {amount(self.wanted_bytes)} ({self.wanted_why}).",
+            *self._warnings(),
+        ]
+        after = [f"Not offered - {way.name}: {way.refused}." for way in self.ways if way.refused]
+        after += [f"Never - {never.mistake}: {never.why} {never.instead}" for never in NEVER]
+        header = ("way", "what it does", "gains", f"days to {self.expected.threshold_ratio:.0%} then", "safety",
+                  "takes about", "undo", "measured by")  # fmt: skip
+        return Table(header, [row for row in rows if row], before, after)
+
+    def _row(self, way: Way) -> Sequence[str]:
+        if way.refused:
+            return ()
+        gain = way.gain_bytes or 0
+        most = f" (of at most {amount(way.most_bytes)})" if way.most_bytes and way.most_bytes > gain else ""
+        enough = "" if gain >= self.wanted_bytes else ", less than wanted"
+        return (
+            way.name,
+            way.title,
+            f"{amount(gain)}{most}{enough}",
+            buys.in_words(self.expected.days(gain), self.expected.horizon_days),
+            way.safety.words,
+            f"{way.seconds:.0f} s",
+            way.undo,
+            way.measured,
+        )
+
+    def _warnings(self) -> list[str]:
+        ratio = self.seen.usage.files_used_ratio
+        said = []
+        if ratio is not None and ratio >= 0.95:
+            said.append(
+                f"Its inodes are {ratio:.0%} used: more bytes alone do not help. A larger ext4 gets more inodes too."
+            )
+        if self.seen.filesystem.read_only:
+            said.append(f"It is read-only: {self.seen.filesystem.read_only_flip or 'mounted so'}. Mend that first.")
+        return said
+
+
+def find(
+    host: Host, mountpoint: str, *, config: Config, entry: HostEntry, days: int, add_bytes: int = 0
+) -> Found:  # fmt: skip
+    """Look at a host and say every way. `add_bytes` asks for so much; 0: what the forecast says for `days`. Raises as
+    `survey.look` does."""
+    seen = survey.look(host, mountpoint)
+    history = open_history(config.history)
+    try:
+        told = buys.expected(
+            history, entry.name, mountpoint, seen.usage, entry.partition(mountpoint), now=datetime.now(UTC), days=days
+        )
+    finally:
+        history.close()
+    wanted, why = (add_bytes, "as you asked") if add_bytes else told.wanted(days)
+    return Found(seen, told, survey.ways(seen, wanted), wanted, why, days)
+
+
+class Relief:
+    """A notebook's hold on one mount point. Make it with `open_relief`."""
+
+    def __init__(
+        self, host: Host, found: Found, way: Way | None, session: Session | None, options: Options, left: str
+    ) -> None:
+        self.found, self.way = found, way
+        self._host, self._session, self._options, self._left = host, session, options, left
+
+    def ways(self) -> Table:
+        """Every way with what it buys, what is not offered and why, and what is never done."""
+        return self.found.table()
+
+    def plan(self) -> None:
+        """Show what the chosen way would run, and its digest."""
+        if self._left:
+            self._say(self._left)
+        if self._session is None:
+            return self._say(f"{PLAN_ONLY}. Choose a way by its name: set `way` in the cell of parameters.")
+        return self._session.plan()
+
+    def run(self) -> None:
+        """Do the chosen way, step by step; asks before each, or runs what was approved. Raises Stopped and others."""
+        if self._session is None or self.way is None:
+            return self._say(f"{PLAN_ONLY}.")
+        for step in find_runbook(self.way.runbook).steps:
+            self._session.step(step.name)
+        return self._session.finish()
+
+    def undo(self) -> None:
+        """Take the chosen way back, where it can be; otherwise the reason is told."""
+        if self._session is None:
+            return self._say(f"{PLAN_ONLY}.")
+        return self._session.undo()
+
+    def before_and_after(self) -> Table:
+        """What the host said before the first step and what it says now, in one table."""
+        now = survey.look(self._host, self.found.seen.mountpoint)
+        then, told = self.found.seen, self.found.expected
+        after = Expected(now.usage, told.threshold_ratio, told.horizon_days, told.forecast, told.rates, told.why_not)
+        gained = now.usage.avail_bytes - then.usage.avail_bytes
+        rows = [
+            ("size", amount(then.usage.size_bytes), amount(now.usage.size_bytes)),
+            ("used", amount(then.usage.used_bytes), amount(now.usage.used_bytes)),
+            ("available", amount(then.usage.avail_bytes), amount(now.usage.avail_bytes)),
+            ("kept for root", amount(then.usage.reserved_bytes), amount(now.usage.reserved_bytes)),
+            ("used of what is usable", _ratio(then.usage), _ratio(now.usage)),
+            ("its device", _size(then.survey.device_bytes), _size(now.survey.device_bytes)),
+            (
+                f"days to {told.threshold_ratio:.0%}",
+                buys.in_words(told.days(), told.horizon_days),
+                buys.in_words(after.days(), told.horizon_days),
+            ),
+        ]
+        words = f"{amount(abs(gained))} {'more' if gained >= 0 else 'less'} is available than before."
+        if self.way is not None:
+            words += f" Undo of {self.way.name}: {self.way.undo}."
+        return Table(("", "before", "now"), rows, after=(words,))
+
+    def _say(self, text: str) -> None:
+        self._options.operator.say(text)
+
+
+class NoHost:
+    """What the notebook's cells call as long as no host is chosen: they only say so."""
+
+    def ways(self) -> Table:
+        """What is never done: that needs no host."""
+        return Table((), (), before=("No host is chosen: set `host` and `mountpoint` in the cell of parameters.",),
+                     after=[f"Never - {never.mistake}: {never.why} {never.instead}" for never in NEVER])  # fmt: skip
+
+    def plan(self) -> None:
+        """Nothing to plan."""
+        print(f"{PLAN_ONLY}. No host is chosen.")
+
+    def run(self) -> None:
+        """Nothing to run."""
+        self.plan()
+
+    def undo(self) -> None:
+        """Nothing to take back."""
+        self.plan()
+
+    def before_and_after(self) -> Table:
+        """Nothing to compare."""
+        return Table((), (), before=(f"{PLAN_ONLY}. No host is chosen.",))
+
+
+def open_relief(
+    *,
+    host: str,
+    mountpoint: str,
+    way: str = "",
+    days: int = 30,
+    add_gib: float = 0.0,
+    approve: str = "",
+    config: str = "",
+    operator: Operator | None = None,
+) -> Relief | NoHost:
+    """Look at the host, and make the chosen way ready. A run of one of the ways that was left unfinished on this mount
+    point is carried on, with its own parameters.
+
+    Raises UsageError for a way that is not offered, HostError when the host does not answer.
+    """
+    if not host:
+        return NoHost()
+    loaded = inventory.load(Path(config) if config else None)
+    (entry,) = loaded.select(host=(host,))
+    opened = open_host(entry, loaded)
+    options = Options(
+        loaded.outputs / "runs",
+        places.chosen(),
+        operator or Console(),
+        approve or None,
+        on_begin=evidence.begin,
+        on_end=evidence.gather,
+    )
+    found = find(opened, mountpoint, config=loaded, entry=entry, days=days, add_bytes=int(add_gib * 2**30))
+    left = unfinished(options.runs, entry.name, mountpoint)
+    words = ""
+    if left is not None:
+        chosen: Way | None = Way(way or left.runbook, find_runbook(left.runbook).title, Safety.ADDS,
+                                 undo=find_runbook(left.runbook).undo_takes, runbook=left.runbook,
+                                 parameters=left.parameters)  # fmt: skip
+        words = f"Unfinished, and carried on: {left.run}. Whatever `way` says, this comes first."
+    else:
+        chosen = found.way(way) if way else None
+    session = None
+    if chosen is not None:
+        session = session_on(find_runbook(chosen.runbook), opened, dict(chosen.parameters), options)
+    return Relief(opened, found, chosen, session, options, words)
+
+
+def unfinished(runs: Path, host: str, mountpoint: str) -> RunState | None:
+    """The newest run of a way on this mount point that has begun and has not ended."""
+    mine = all_runbooks(__package__)
+    for directory in directories(runs):
+        with suppress(RunbookError):
+            state = state_of(directory)
+            here = state.host == host and state.parameters.get("mountpoint") == mountpoint
+            if here and state.outcome == "open" and state.runbook in mine:
+                return state
+    return None
+
+
+def text(found: Found) -> str:
+    """The ways for a terminal: one block each, with the command that does it."""
+    table = found.table()
+    lines = [*table.before, ""]
+    for way, cells in zip((each for each in found.ways if each.offered), table.rows, strict=True):
+        name, what, gains, days, safety, seconds, undo, measured = cells
+        lines += [
+            f"{name}: {what}",
+            f"  gains      {gains}; measured: {measured}",
+            f"  then       {days} to {found.expected.threshold_ratio:.0%}",
+            f"  safety     {safety}; takes about {seconds}",
+            f"  undo       {undo}",
+            f"  does it    runbook run {way.runbook} --host {word(found.seen.host)} {_given(way)}",
+            "",
+        ]
+    if not found.enough:
+        lines += [f"No way alone gives the {amount(found.wanted_bytes)} that are wanted."]
+    return "\n".join(shown(redact(line)) for line in [*lines, *table.after])
+
+
+def as_data(found: Found) -> dict[str, Any]:
+    """The same as JSON-like values."""
+    return {
+        "host": found.seen.host,
+        "mountpoint": found.seen.mountpoint,
+        "usage": asdict(found.seen.usage),
+        "wanted_bytes": found.wanted_bytes,
+        "wanted_by": found.wanted_why,
+        "enough": [way.name for way in found.enough],
+        "ways": [
+            {
+                **asdict(way),
+                "safety": way.safety.name.lower(),
+                "days_to_threshold": found.expected.days(way.gain_bytes or 0),
+            }
+            for way in found.ways
+        ],
+        "never": [asdict(never) for never in NEVER],
+    }
+
+
+def _given(way: Way) -> str:
+    return " ".join(f"-p {word(f'{name}={value}')}" for name, value in way.parameters.items() if value != "")
+
+
+def _use(usage: Usage) -> str:
+    return f"{amount(usage.used_bytes)} of {amount(usage.size_bytes)} used, {amount(usage.avail_bytes)} available"
+
+
+def _ratio(usage: Usage) -> str:
+    return "cannot tell" if usage.used_ratio is None else f"{usage.used_ratio:.1%}"
+
+
+def _size(size: int | None) -> str:
+    return "cannot tell" if size is None else amount(size)

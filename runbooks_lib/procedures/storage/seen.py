@@ -1,0 +1,141 @@
+"""What a host says about one mount point, in one value: facts that others read, and the survey's own answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from runbooks_lib.facts.answer import parse_answer
+from runbooks_lib.facts.deleted_files import DeletedFiles
+from runbooks_lib.facts.fact import Fact
+from runbooks_lib.facts.filesystems import Filesystem, Filesystems, Usage
+from runbooks_lib.facts.lvm import Lvm
+from runbooks_lib.facts.postgres import PostgresDetails
+
+
+@dataclass(frozen=True)
+class Disk:
+    """A disk or partition that is at least 64 MiB large. `why_not` says what speaks against its being empty; empty
+    when nothing does."""
+
+    name: str
+    size_bytes: int
+    why_not: str
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A physical volume: its device's size, its own, what lies free behind its partition, its group."""
+
+    device: str
+    device_bytes: int
+    size_bytes: int
+    behind_bytes: int
+    group: str
+
+
+@dataclass(frozen=True)
+class JournalFile:
+    """A file of systemd's journal on the surveyed filesystem. `archived`: nothing is written to it any more."""
+
+    path: str
+    allocated_bytes: int
+
+    @property
+    def archived(self) -> bool:
+        """systemd-journald.service(8): archived files carry an `@`, or end in `~` after an unclean stop."""
+        name = self.path.rpartition("/")[2]
+        return "@" in name or name.endswith("~")
+
+
+@dataclass(frozen=True)
+class Survey:
+    """The survey script's answer. Sizes in bytes; None is what the host did not say. `packages`: directory to bytes
+    of packages; `units`: process to its unit and whether that can be reloaded."""
+
+    tools: frozenset[str]
+    source: str
+    kernel_name: str
+    device_bytes: int | None
+    filesystem_bytes: int | None
+    reserve_bytes: int | None
+    behind_bytes: int | None
+    disks: tuple[Disk, ...] = ()
+    volumes: tuple[Volume, ...] = ()
+    journal: tuple[JournalFile, ...] = ()
+    packages: Mapping[str, int] = field(default_factory=dict)
+    units: Mapping[int, tuple[str, bool]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Everything that the ways go by. `filesystem.usage` is there."""
+
+    host: str
+    mountpoint: str
+    filesystem: Filesystem
+    filesystems: Filesystems
+    survey: Survey
+    lvm: Fact[Lvm]
+    deleted: Fact[DeletedFiles]
+    postgres: Fact[tuple[PostgresDetails, ...]]
+
+    @property
+    def usage(self) -> Usage:
+        """Size, free and available bytes now."""
+        assert self.filesystem.usage is not None  # noqa: S101 - the survey does not begin without
+        return self.filesystem.usage
+
+    @property
+    def yield_ratio(self) -> float:
+        """What of each byte of device an ordinary user gets, by what this filesystem makes of its device: the rest is
+        metadata and root's reserve."""
+        whole = self.survey.filesystem_bytes or self.usage.size_bytes
+        return min(1.0, (self.usage.used_bytes + self.usage.avail_bytes) / whole) if whole else 1.0
+
+    def holds(self, path: str) -> bool:
+        """Whether an absolute path without symlinks lies on this filesystem."""
+        return self.filesystems.holding(path) is self.filesystem
+
+
+def parse(stdout: bytes, nonce: str) -> Survey:
+    """The answer of survey.sh. A row that is not understood is left out: what is not known is not offered. Raises
+    answer.Incomplete."""
+    sections = parse_answer(stdout, nonce).sections
+
+    def rows(name: str, fields: int) -> list[list[str]]:
+        split = (line.split(" ", fields - 1) for line in sections.get(name, "").splitlines())
+        return [row for row in split if len(row) == fields]
+
+    facts = dict(rows("filesystem", 2))
+    device = facts.get("device_number", "")
+    return Survey(
+        tools=frozenset(sections.get("tools", "").split()),
+        source=facts.get("source", ""),
+        kernel_name=facts.get("name", ""),
+        device_bytes=_number(facts.get("device_bytes")),
+        filesystem_bytes=_number(facts.get("filesystem_bytes")),
+        reserve_bytes=_number(facts.get("reserve_bytes")),
+        behind_bytes=_number(facts.get("behind_bytes")),
+        disks=tuple(
+            Disk(name, int(size), "" if why == "empty" else why or "it could not be read within ten seconds")
+            for name, size, why in rows("disks", 3)
+            if size.isdigit()
+        ),
+        volumes=tuple(
+            Volume(name, int(numbers[0]), int(numbers[1]), int(numbers[2]), group.strip())
+            for name, *numbers, group in rows("volumes", 5)
+            if all(each.isdigit() for each in numbers)
+        ),
+        journal=tuple(
+            JournalFile(path, int(blocks) * int(block))
+            for on, blocks, block, path in rows("journal", 4)
+            if on == device and blocks.isdigit() and block.isdigit()
+        ),
+        packages={path: int(size) for on, size, path in rows("packages", 3) if on == device and size.isdigit()},
+        units={int(pid): (unit, can == "yes") for pid, can, unit in rows("units", 3) if pid.isdigit() and unit.strip()},
+    )
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text and text.isdigit() else None

@@ -1,0 +1,380 @@
+"""A logical volume extended: by its group's free extents, by another physical volume, or by a new empty disk
+(lvextend(8), vgextend(8), pvcreate(8)). Then the filesystem on it is grown."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from runbooks_lib.facts.fact import State
+from runbooks_lib.facts.lvm import LogicalVolume, VolumeGroup
+from runbooks_lib.parameters import Parameter
+from runbooks_lib.procedures.storage import filesystem
+from runbooks_lib.procedures.storage.seen import Seen
+from runbooks_lib.procedures.storage.shell import on_mount
+from runbooks_lib.procedures.storage.way import Safety, Way
+from runbooks_lib.runbook.quoting import word
+from runbooks_lib.runbook.step import Check, Command, Known, Read, Runbook, Step, Undo
+
+MIB = 1024**2
+_UNDO = (
+    "until the filesystem is grown: the volume gets its old size back, and the disk leaves the group; afterwards none"
+)
+
+
+# -- what is offered ---------------------------------------------------------------------------------------------------
+
+
+def ways(seen: Seen, want_bytes: int) -> Iterator[Way]:
+    """Free extents, then volumes and disks that could join; each as large as wanted, or as there is."""
+    lvm = seen.lvm.value
+    if lvm is None:
+        if seen.lvm.state is not State.ABSENT:
+            yield Way("extend-volume", "Extend the logical volume", Safety.ADDS, refused=f"LVM: {seen.lvm.detail}")
+        return
+    found = next((each for each in lvm.logical_volumes if _mapper(each) == seen.survey.source), None)
+    if found is None:
+        return
+    group = next(each for each in lvm.volume_groups if each.name == found.group)
+    blocked = _blocked(seen, found, group)
+    free = group.free_extents * group.extent_bytes
+    yield _way(seen, found, group, "extend-volume", "", free, want_bytes, blocked)
+    for volume in lvm.physical_volumes:
+        if not volume.group and not volume.missing:
+            more = free + volume.size_bytes - group.extent_bytes
+            yield _way(seen, found, group, f"add-volume:{volume.device}", volume.device, more, want_bytes, blocked)
+    for disk in seen.survey.disks:
+        device, why = f"/dev/{disk.name}", disk.why_not
+        if device in {volume.device for volume in lvm.physical_volumes} or why.startswith("it is"):
+            continue  # a disk that is in use is nobody's news
+        more = free + disk.size_bytes - 2 * group.extent_bytes
+        why = f"{device} is not empty: {why}" if why else ""
+        yield _way(seen, found, group, f"add-disk:{device}", device, more, want_bytes, blocked or why)
+
+
+def _way(
+    seen: Seen, volume: LogicalVolume, group: VolumeGroup, name: str, device: str, most: int, want: int, blocked: str
+) -> Way:
+    ratio, extent = seen.yield_ratio, group.extent_bytes
+    added = min(most, math.ceil(want / ratio))
+    added = min(-(-added // (64 * MIB)) * 64 * MIB, most) // extent * extent
+    what = f"Extend {group.name}/{volume.name}"
+    measured = f"{group.free_extents} free extents of {extent // 1024} KiB in the group {group.name}"
+    if device:
+        what += f" onto {device}" if name.startswith("add-volume") else f" onto the empty disk {device}"
+        measured += f", and the size of {device}"
+    return Way(
+        name,
+        what,
+        Safety.ADDS,
+        gain_bytes=int(added * ratio),
+        most_bytes=int(most // extent * extent * ratio),
+        measured=measured,
+        seconds=20 if device else 8,
+        undo=_UNDO,
+        runbook=RUNBOOK.name,
+        parameters={
+            "mountpoint": seen.mountpoint,
+            "to_mib": (volume.size_bytes + added) // MIB,
+            "device": device,
+        },
+        refused=blocked or ("" if added > 0 else f"the group {group.name} has no free extent"),
+    )
+
+
+def _mapper(volume: LogicalVolume) -> str:
+    """The name under /dev/mapper: LVM doubles each hyphen in a name."""
+    return f"/dev/mapper/{volume.group.replace('-', '--')}-{volume.name.replace('-', '--')}"
+
+
+def _blocked(seen: Seen, volume: LogicalVolume, group: VolumeGroup) -> str:
+    if group.missing_volumes:
+        return f"the group {group.name} lacks {group.missing_volumes} of its physical volumes: mend it first"
+    if volume.kind == "thin":
+        return f"{volume.name} is a thin volume: its pool {volume.pool} is the real limit, and is extended by hand"
+    if volume.kind != "linear":
+        return f"{volume.name} is of the kind {volume.kind}, which is extended by hand"
+    if any(each.origin == volume.name and each.group == volume.group for each in seen.lvm.require().logical_volumes):
+        return f"{volume.name} has a snapshot: remove that first"
+    if "lvextend" not in seen.survey.tools:
+        return "lvextend is not installed on the host"
+    return filesystem.grower(seen)
+
+
+# -- what the steps read -----------------------------------------------------------------------------------------------
+
+# LVM keeps a copy of its metadata below /etc/lvm, and stops when there is no room for it. Then, and only then, without.
+_ARCHIVE = """PATH=$PATH:/usr/sbin:/sbin LVM_SUPPRESS_FD_WARNINGS=1; export PATH LVM_SUPPRESS_FD_WARNINGS
+keep=y; [ "$(stat -f -c %f /etc/lvm)" -gt 64 ] || keep=n
+"""
+_FIELDS = "vg_name,lv_name,lv_uuid,lv_size,vg_extent_size,lv_layout,lv_attr"
+
+
+def _volume(answer: bytes) -> dict[str, Any]:
+    """The logical volume under a mount point. Raises ValueError."""
+    try:
+        (row,) = json.loads(answer)["report"][0]["lv"]
+        extent = int(row["vg_extent_size"])
+        return {
+            "group": row["vg_name"],
+            "name": row["lv_name"],
+            "uuid": row["lv_uuid"],
+            "layout": row["lv_layout"],
+            "attributes": row["lv_attr"],
+            "extent_bytes": extent,
+            "extents": int(row["lv_size"]) // extent,
+        }
+    except (LookupError, TypeError) as error:
+        raise ValueError(f"lvs did not report one volume: {error}") from None
+
+
+_READ_VOLUME = Read(
+    "volume",
+    lambda known: (
+        on_mount(known) + f'lvs --reportformat json --units b --nosuffix -o {_FIELDS} "$source"\n'
+    ),
+    _volume,
+    root=True,
+)  # fmt: skip
+_READ_DEVICE = Read(
+    "was_volume",
+    lambda known: (
+        on_mount(known)
+        + f"""d={word(known.parameters["device"])}
+[ -z "$d" ] && {{ echo no; exit 0; }}
+[ -b "$d" ] || {{ echo "$d is no block device" >&2; exit 3; }}
+if pvs "$d" >/dev/null 2>&1; then echo yes; else echo no; fi
+"""
+    ),
+    lambda answer: answer.strip() == b"yes",
+    root=True,
+)
+
+
+def _full_name(known: Known) -> str:
+    volume = known.before["volume"]
+    return f"{volume['group']}/{volume['name']}"
+
+
+def _wanted_extents(known: Known) -> int:
+    """The size that is wanted, in extents, rounded up."""
+    return -(-int(known.parameters["to_mib"]) * MIB // int(known.before["volume"]["extent_bytes"]))
+
+
+_EXTENTS = """have=$(lvs --noheadings --nosuffix --units b -o lv_size {name}) || {tell}
+have=$((have / {extent}))
+"""
+
+
+def _extents(known: Known, tell: str) -> str:
+    """Sets `have`, the volume's extents now, as LVM says."""
+    return _EXTENTS.format(name=word(_full_name(known)), extent=known.before["volume"]["extent_bytes"], tell=tell)
+
+
+# -- add ---------------------------------------------------------------------------------------------------------------
+
+_GROUP_OF = """group=$(pvs --noheadings -o vg_name "$d" 2>/dev/null) && volume=yes || volume=no
+group=$(echo $group)
+"""
+
+
+def _added(known: Known) -> str:
+    return (
+        on_mount(known)
+        + f"""d={word(known.parameters["device"])} mine={word(known.before["volume"]["group"])}
+[ -n "$d" ] || yes "no disk is to be added"
+[ -b "$d" ] || cannot_tell "$d is no block device"
+{_GROUP_OF}[ "$group" != "$mine" ] || yes "$d is in the group $mine"
+[ -z "$group" ] || cannot_tell "$d is in the group $group"
+no "$d is in no group"
+"""
+    )
+
+
+def _may_join(known: Known) -> str:
+    return (
+        on_mount(known)
+        + f"""d={word(known.parameters["device"])}
+{_GROUP_OF}[ -z "$group" ] || no "$d is in the group $group"
+if [ $volume = yes ]; then yes "$d is a physical volume in no group"; fi
+why=$(not_empty "$d") && yes "$d is empty: no partition, no signature, nothing but zeros where it was looked at"
+no "$d is not empty: $why"
+"""
+    )
+
+
+def _add(known: Known) -> list[Command]:
+    device, group = str(known.parameters["device"]), known.before["volume"]["group"]
+    if not device:
+        return []
+    # Nobody answers pvcreate's question about a signature that has come meanwhile: then it does nothing.
+    text = f"""{_ARCHIVE}d={word(device)}
+pvs "$d" >/dev/null 2>&1 || pvcreate -q "$d" </dev/null || exit 1
+{_GROUP_OF}[ "$group" = {word(group)} ] || vgextend -q -A $keep {word(group)} "$d" </dev/null
+"""
+    return [Command(text, f"{device}, and the volume group {group}", root=True)]
+
+
+def _take_out(known: Known) -> list[Command]:
+    device, group = str(known.parameters["device"]), known.before["volume"]["group"]
+    if not device:
+        return []
+    text = f"""{_ARCHIVE}d={word(device)}
+{_GROUP_OF}[ "$group" != {word(group)} ] || vgreduce -q -A $keep {word(group)} "$d" </dev/null || exit 1
+"""
+    if not known.before["was_volume"]:
+        text += 'pvs "$d" >/dev/null 2>&1 || exit 0\npvremove -q "$d" </dev/null\n'
+    return [Command(text, f"{device}, and the volume group {group}", root=True)]
+
+
+def _taken_out(known: Known) -> str:
+    kept = "yes" if known.before["was_volume"] else "no"
+    return (
+        on_mount(known)
+        + f"""d={word(known.parameters["device"])}
+[ -n "$d" ] || yes "no disk was added"
+[ -b "$d" ] || cannot_tell "$d is no block device"
+{_GROUP_OF}[ -z "$group" ] || no "$d is in the group $group"
+[ $volume = {kept} ] || no "whether $d is a physical volume: $volume"
+yes "$d is in no group, as before"
+"""
+    )
+
+
+ADD = Step(
+    name="add",
+    title="Give the volume group the disk",
+    why="The group's free extents are not enough, and this disk is empty and belongs to nobody.",
+    reads=(_READ_VOLUME, _READ_DEVICE),
+    prechecks=(Check("the disk may join", _may_join, root=True),),
+    commands=_add,
+    verify=Check("the disk is in the group", _added, root=True),
+    undo=Undo(_take_out, Check("the disk is in no group", _taken_out, root=True), takes="a second"),
+    deadline_seconds=60,
+)
+
+
+# -- extend ------------------------------------------------------------------------------------------------------------
+
+
+def _plain(known: Known) -> str:
+    volume = known.before["volume"]
+    return (
+        on_mount(known)
+        + f"layout={word(volume['layout'])} attributes={word(volume['attributes'])}\n"
+        + """[ "$layout" = linear ] || no "it is of the kind $layout, which is extended by hand"
+case $attributes in -w?-a*) yes "it is linear, active and has no snapshot: $attributes";; esac
+no "it is not a plain, writable, active volume: $attributes (lvs(8), lv_attr)"
+"""
+    )
+
+
+def _room(known: Known) -> str:
+    volume = known.before["volume"]
+    return (
+        on_mount(known)
+        + _extents(known, "cannot_tell 'the size of the volume'")
+        + f"""free=$(vgs --noheadings -o vg_free_count {word(volume["group"])}) || cannot_tell "the free extents"
+need=$(({_wanted_extents(known)} - have)) free=$((free))
+[ $need -le $free ] || no "it needs $need extents and the group has $free"
+said=$(lvextend --test -q -l {_wanted_extents(known)} {word(_full_name(known))} </dev/null 2>&1) ||
+  no "LVM would not do it: $said"
+yes "it needs $need of the group's $free free extents, and LVM's own test says that it would do it"
+"""
+    )
+
+
+def _extend(known: Known) -> list[Command]:
+    text = (
+        _ARCHIVE
+        + _extents(known, "exit 1")
+        + f"[ $have -ge {_wanted_extents(known)} ] || "
+        + f"lvextend -q -A $keep -l {_wanted_extents(known)} {word(_full_name(known))} </dev/null\n"
+    )
+    return [Command(text, f"the logical volume {_full_name(known)}", root=True)]
+
+
+def _extended(known: Known) -> str:
+    wanted = _wanted_extents(known)
+    return (
+        on_mount(known)
+        + _extents(known, "cannot_tell 'the size of the volume'")
+        + f'[ $have -ge {wanted} ] && yes "{_full_name(known)} has $have extents, of {wanted} wanted"\n'
+        + f'no "{_full_name(known)} has $have extents, of {wanted} wanted"\n'
+    )
+
+
+def _reduce(known: Known) -> list[Command]:
+    """Back to the old size, as long as the filesystem has not been grown into the new one."""
+    old = known.before["volume"]["extents"]
+    text = (
+        on_mount(known)
+        + _ARCHIVE
+        + _extents(known, "exit 1")
+        + f"""[ $have -gt {old} ] || exit 0
+own=$(fs_bytes "$type" "$source" "$m") || {{ echo "how large the filesystem is cannot be told" >&2; exit 1; }}
+[ "$own" -le {old * known.before["volume"]["extent_bytes"]} ] || {{
+  echo "the filesystem uses the new space already ($own bytes): the volume is not made smaller" >&2; exit 1; }}
+lvreduce -q -f -A $keep -l {old} {word(_full_name(known))} </dev/null
+"""
+    )
+    return [Command(text, f"the logical volume {_full_name(known)}", root=True)]
+
+
+def _reduced(known: Known) -> str:
+    old = known.before["volume"]["extents"]
+    return (
+        on_mount(known)
+        + _extents(known, "cannot_tell 'the size of the volume'")
+        + f'[ $have -le {old} ] && yes "{_full_name(known)} has $have extents, as before"\n'
+        + f'no "{_full_name(known)} has $have extents; it had {old}"\n'
+    )
+
+
+EXTEND = Step(
+    name="extend",
+    title="Extend the logical volume",
+    why="The filesystem can only grow into a larger device.",
+    needs=("add",),
+    reads=(_READ_VOLUME,),
+    prechecks=(
+        Check("the volume is a plain one", _plain),
+        Check("the group has the room", _room, root=True),
+    ),
+    commands=_extend,
+    verify=Check("the volume has the size", _extended, root=True),
+    undo=Undo(_reduce, Check("the volume has its old size", _reduced, root=True), takes="a second"),
+    deadline_seconds=60,
+)
+
+
+def _refuses(parameters: Mapping[str, Any]) -> str:
+    """Why these parameters make no sense; empty when they do."""
+    device = str(parameters["device"])
+    if device and not device.startswith("/dev/"):
+        return "device must be a path below /dev, or empty for the group's free extents"
+    return filesystem.refuses(parameters)
+
+
+RUNBOOK = Runbook(
+    name="extend-volume",
+    version="1",
+    title="Extend a logical volume and its filesystem, online",
+    purpose="A filesystem on a logical volume fills up, and its volume group has free extents or may get a disk.",
+    not_when="The volume is thin, mirrored or has a snapshot; a physical volume is missing; somebody else uses the "
+    "empty disk (a shared disk of a SAN looks empty too).",
+    takes="Seconds. Nothing stops, no connection is cut.",
+    undo_takes="A second, until the filesystem is grown; that step is not undone, and says so before it.",
+    parameters=(
+        filesystem.MOUNTPOINT,
+        Parameter(
+            "to_mib", "int", int, 0, "the volume's new size in MiB, at least 0", lowest=0,
+        ),
+        Parameter("device", "str", str, "", "a disk or physical volume to add first; empty: the group's free extents"),
+    ),
+    steps=(ADD, EXTEND, filesystem.step("extend")),
+    refuses=_refuses,
+    touches=lambda parameters: (str(parameters["mountpoint"]),),
+)  # fmt: skip

@@ -1,0 +1,136 @@
+"""A logical volume is extended under a running database, which loses nothing; it is taken back until it is in use."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from runbooks_lib.hosts.ssh import SshHost
+from runbooks_lib.procedures.storage.way import Way
+from runbooks_lib.runbook.plan import Verdict
+from runbooks_lib.runbook.resume import open_run
+from runbooks_lib.runbook.run import Options, Refused, Run
+from runbooks_lib.training.lab.load import Load
+from runbooks_lib.training.lab.machine import Machine
+from tests.procedures.storage.work import GIB, aim_at, available, done, plan_of, plug_in, undone, ways_by_name
+
+pytestmark = [pytest.mark.lab, pytest.mark.vm, pytest.mark.timeout(1200)]
+
+DATABASE = "/srv/db"
+
+
+def volume_bytes(machine: Machine) -> int:
+    return int(machine.sh("lvs --noheadings --nosuffix --units b -o lv_size data/db", changes=False))
+
+
+def fill(machine: Machine) -> None:
+    """To the very last block, root's own included."""
+    machine.sh(
+        f"dd if=/dev/zero of={DATABASE}/filler bs=1M 2>/dev/null; cat /dev/zero >>{DATABASE}/filler 2>/dev/null; :"
+    )
+
+
+def assert_gained(way: Way, gained: int) -> None:
+    """At least as foretold. On a small filesystem a little more: its journal does not grow with it."""
+    assert way.gain_bytes is not None
+    assert 0.99 <= gained / way.gain_bytes <= 1.08
+
+
+def test_free_extents_are_measured_offered_and_used_under_load(
+    machine: Machine, host: SshHost, options: Options
+) -> None:
+    way = ways_by_name(host, DATABASE)["extend-volume"]
+    assert way.offered
+    before = available(machine)
+    with Load([machine.address("postgres")]) as load:
+        load.wait_acknowledged(10)
+        done(host, way.runbook, way.parameters, options)
+        load.wait_acknowledged(10)
+    assert load.verify().ok
+    assert_gained(way, available(machine) - before)
+    with pytest.raises(Refused, match="not made smaller while it is used"):
+        undone(host, way.runbook, way.parameters, options)
+    assert volume_bytes(machine) == way.parameters["to_mib"] * 2**20
+
+
+def test_a_disk_that_is_full_to_the_last_block_is_extended_and_the_database_gets_on(
+    machine: Machine, host: SshHost, options: Options
+) -> None:
+    fill(machine)
+    assert machine.sh(f"stat -f -c %f {DATABASE}", changes=False).strip() == "0"
+    way = ways_by_name(host, DATABASE, GIB // 2)["extend-volume"]
+    done(host, way.runbook, way.parameters, options)
+    machine.sh("systemctl reset-failed postgresql@15-main; systemctl start postgresql@15-main", check=False)
+    with Load([machine.address("postgres")]) as load:
+        load.wait_acknowledged(10, seconds=60)
+    assert load.verify().ok
+
+
+def test_a_full_root_filesystem_is_no_hindrance_either(machine: Machine, host: SshHost, options: Options) -> None:
+    machine.sh("cat /dev/zero >/var/tmp/filler 2>/dev/null; cat /dev/zero >>/var/tmp/filler 2>/dev/null; :",
+               deadline_seconds=300)  # fmt: skip
+    assert machine.sh("stat -f -c %f /", changes=False).strip() == "0"
+    way = ways_by_name(host, DATABASE, GIB // 2)["extend-volume"]
+    done(host, way.runbook, way.parameters, options)
+    assert volume_bytes(machine) == way.parameters["to_mib"] * 2**20
+
+
+def test_until_the_filesystem_is_grown_the_volume_and_the_disk_are_given_back(
+    machine: Machine, host: SshHost, options: Options
+) -> None:
+    plug_in(machine, "spare")
+    device = machine.sh("readlink -f /dev/disk/by-id/virtio-spare", changes=False).strip()
+    way = ways_by_name(host, DATABASE, 3 * GIB + GIB // 2)[f"add-disk:{device}"]
+    assert way.offered
+    before = volume_bytes(machine)
+    aim = aim_at(host, way.runbook, way.parameters)
+    plan = aim.plan()
+    assert [step.verdict for step in plan.steps] == [Verdict.WOULD_RUN] * 3
+    run = open_run(aim, replace(options, approve=plan.digest), plan)
+    assert isinstance(run, Run)
+    with Load([machine.address("postgres")]) as load:
+        for name in ("add", "extend"):
+            run.do(aim.runbook.step(name))
+        assert volume_bytes(machine) > before
+        run.close()
+        undone(host, way.runbook, way.parameters, options)
+        load.wait_acknowledged(10)
+    assert load.verify().ok
+    assert volume_bytes(machine) == before
+    assert machine.sh(f"pvs {device} 2>&1; blkid -p {device}; echo $?", check=False).strip().endswith("2")
+
+
+def test_a_new_disk_joins_under_load(machine: Machine, host: SshHost, options: Options) -> None:
+    plug_in(machine, "spare")
+    device = machine.sh("readlink -f /dev/disk/by-id/virtio-spare", changes=False).strip()
+    way = ways_by_name(host, DATABASE, 3 * GIB + GIB // 2)[f"add-disk:{device}"]
+    before = available(machine)
+    with Load([machine.address("postgres")]) as load:
+        done(host, way.runbook, way.parameters, options)
+        load.wait_acknowledged(10)
+    assert load.verify().ok
+    assert_gained(way, available(machine) - before)
+
+
+def test_disks_that_hold_anything_are_refused_with_the_reason(machine: Machine, host: SshHost) -> None:
+    for name in ("raw", "swapped", "spare"):
+        plug_in(machine, name)
+    disk = {name: machine.sh(f"readlink -f /dev/disk/by-id/virtio-{name}", changes=False).strip() for name in
+            ("raw", "swapped", "spare")}  # fmt: skip
+    machine.sh(f"echo precious | dd of={disk['raw']} conv=notrunc 2>/dev/null; mkswap {disk['swapped']} >/dev/null")
+    machine.sh(f"pvcreate -q {disk['spare']}")
+    ways = ways_by_name(host, DATABASE, 3 * GIB + GIB // 2)
+    assert "data of a kind that is not known" in ways[f"add-disk:{disk['raw']}"].refused
+    assert "it holds swap" in ways[f"add-disk:{disk['swapped']}"].refused
+    assert ways[f"add-volume:{disk['spare']}"].offered
+    for wrong in (disk["raw"], disk["swapped"], "/dev/vda", "/dev/vdc", "/dev/vdd", "/dev/data/scratch", "/dev/null"):
+        plan = plan_of(host, "extend-volume", {"mountpoint": DATABASE, "to_mib": 900, "device": wrong})
+        assert plan.steps[0].verdict is Verdict.BLOCKED, wrong
+
+
+def test_more_than_there_is_is_refused_before_anything_is_done(host: SshHost) -> None:
+    plan = plan_of(host, "extend-volume", {"mountpoint": DATABASE, "to_mib": 9000})
+    assert plan.blocked
+    plan = plan_of(host, "extend-volume", {"mountpoint": "/", "to_mib": 9000})
+    assert "cannot tell" in plan.steps[0].because

@@ -1,0 +1,76 @@
+"""Doing a way as a headless run does it: plan, approve the digest, carry out; and taking it back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from runbooks_lib.hosts.host import Host
+from runbooks_lib.procedures.storage import survey
+from runbooks_lib.procedures.storage.way import Way
+from runbooks_lib.runbook import runs
+from runbooks_lib.runbook.catalogue import find_runbook
+from runbooks_lib.runbook.plan import Plan
+from runbooks_lib.runbook.resume import carry_out, open_run, resume
+from runbooks_lib.runbook.run import Options, Run, Target, target
+from runbooks_lib.runbook.undo import undo, undo_digest
+from runbooks_lib.training.lab.machine import Machine
+from tests.runbook.operators import Scripted
+
+GIB = 2**30
+
+
+def quiet_options(directory: Path) -> Options:
+    """Nobody is there to be asked."""
+    return Options(directory, operator=Scripted(present=False))
+
+
+def ways_by_name(host: Host, mountpoint: str, want_bytes: int = GIB) -> dict[str, Way]:
+    return {way.name: way for way in survey.ways(survey.look(host, mountpoint), want_bytes)}
+
+
+def aim_at(host: Host, name: str, parameters: Mapping[str, Any]) -> Target:
+    return target(find_runbook(name), host, parameters)
+
+
+def plan_of(host: Host, name: str, parameters: Mapping[str, Any]) -> Plan:
+    return aim_at(host, name, parameters).plan()
+
+
+def done(host: Host, name: str, parameters: Mapping[str, Any], options: Options) -> Run:
+    """Plan, approve exactly that, carry out."""
+    aim = aim_at(host, name, parameters)
+    plan = aim.plan()
+    assert not plan.blocked, [(step.name, step.because) for step in plan.blocked]
+    run = open_run(aim, replace(options, approve=plan.digest), plan)
+    assert isinstance(run, Run)
+    carry_out(run)
+    return run
+
+
+def undone(host: Host, name: str, parameters: Mapping[str, Any], options: Options) -> None:
+    """Take the newest run back."""
+    aim = aim_at(host, name, parameters)
+    directory = runs.directories(options.runs)[0]
+    run = resume(directory, aim, options)
+    undo(run, approve=undo_digest(aim.runbook, run.state))
+
+
+def available(machine: Machine, mountpoint: str = "/srv/db") -> int:
+    """Bytes that an ordinary user may write, by df and not by our own facts."""
+    return int(machine.sh(f"df --block-size=1 --output=avail {mountpoint} | tail -n 1", changes=False))
+
+
+def plug_in(machine: Machine, name: str, size: str = "1G") -> None:
+    """A new empty disk, while the machine runs; a reset takes it away again."""
+    path = machine.directory / f"{name}.qcow2"
+    with machine.qmp() as qmp:
+        if not path.exists():
+            from runbooks_lib.training.lab.qemu import make_disk
+
+            make_disk(path, size)
+        qmp.monitor(f"drive_add 0 id={name},file={path},format=qcow2,if=none")
+        qmp.monitor(f"device_add virtio-blk-pci,drive={name},id={name}-card,serial={name}")
+    machine.sh(f"for n in $(seq 50); do [ -e /dev/disk/by-id/virtio-{name} ] && exit 0; sleep 0.2; done; exit 1")
