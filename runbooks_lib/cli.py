@@ -125,15 +125,22 @@ def collect(
 @click.argument("name", metavar="HOST")
 @config_option
 @click.option("--json", "as_json", is_flag=True, help="The whole snapshot as JSON.")
-@click.option("--slow", is_flag=True, help="Also what is slow or needs root (LVM, PostgreSQL, …).")
-def facts(config_path: Path | None, name: str, as_json: bool, slow: bool) -> None:
-    """Read one host now and show what it says. Stores nothing."""
-    from runbooks_lib import terminal
+@click.option(
+    "--slow", is_flag=True, help="Also what is slow or needs root: LVM, PostgreSQL, deleted files, kernel log."
+)
+@click.option("--directories", "walk", metavar="MOUNT", help="Also the biggest directories of this mount point (20 s).")
+def facts(config_path: Path | None, name: str, as_json: bool, slow: bool, walk: str | None) -> None:
+    """Read one host now and show what it says. Stores nothing.
+
+    Root is used only for --slow and --directories, by `sudo -n` or the inventory's `sudo_password`; where it is
+    refused, each fact says what could not be read.
+    """
+    from runbooks_lib import terminal_facts
     from runbooks_lib.history import collecting
 
     loaded, (entry,) = chosen(config_path, (name,), None)
-    snapshot, slow_snapshot = collecting.read_one(loaded, entry, slow=slow)
-    terminal.show_facts(snapshot, slow_snapshot, as_json_text=as_json)
+    snapshot, slow_snapshot = collecting.read_one(loaded, entry, slow=slow, walk=walk)
+    terminal_facts.show_facts(snapshot, slow_snapshot, as_json_text=as_json)
 
 
 cli.add_command(history)
@@ -276,7 +283,7 @@ def lab(
         key=key,
         password=None if password is None else secrets.resolve(password),
     )
-    with jupyter.running(ready, log=loaded.outputs / "lab" / "lab.log") as server:
+    with jupyter.running(ready, log=ready.directory / "lab.log") as server:
         click.echo(ready.url_with_token if sys.stdout.isatty() else ready.url)
         if ready.token_file is not None:
             click.echo(f"The token stands in {ready.token_file}. Ctrl-C ends it.", err=True)

@@ -57,9 +57,30 @@ def history_check(config_path: Path | None) -> None:
     click.echo(f"{known.path}: sound.")
 
 
+@history.command("forget")
+@click.argument("origin")
+@click.option("--yes", is_flag=True, help="Remove it; without this only what would go is shown.")
+@config_option
+def history_forget(origin: str, yes: bool, config_path: Path | None) -> None:
+    """Take an import back: remove what ORIGIN brought ("imported from usage.csv"; `history info` names them).
+
+    Days for which there are other numbers too stay as they are: a value does not know who brought it. What was
+    collected is never removed. `history backup` keeps a copy before.
+    """
+    from runbooks_lib import terminal
+    from runbooks_lib.history import forgetting
+
+    known = _own_history(config_path)
+    try:
+        terminal.show_forgotten(forgetting.forget(known, origin, dry=not yes), dry=not yes)
+    finally:
+        known.close()
+
+
 @history.group("import")
 def history_import() -> None:
-    """Bring a past from elsewhere. Importing again is harmless, and where numbers came from is never forgotten."""
+    """Bring a past from elsewhere. Importing again is harmless; where numbers came from is kept, and an import can be
+    taken back (`history forget`)."""
 
 
 @history_import.command("csv")

@@ -25,13 +25,13 @@ from pathlib import Path
 from typing import IO, Any
 
 import runbooks_lib
+from runbooks_lib import lifeline
 from runbooks_lib.config import CONFIG_ENV
 from runbooks_lib.errors import RunbookError, UsageError
 
 NOTEBOOKS = Path(runbooks_lib.__file__).parents[1] / "notebooks"
 DEFAULT_PORT = 8888
 START_SECONDS = 60.0
-_STOP_SECONDS = 10.0
 
 # What JupyterLab would ask the internet for at its start, and the pop-up about it.
 _OVERRIDES = {
@@ -52,13 +52,15 @@ class Lab:
     """A JupyterLab that is ready to be started: nothing runs yet.
 
     `url` is without the token, which stands only in `token_file` (0600; none when a password protects the server).
-    `runtime` is a private directory under the system's temporary one, removed when the server has ended.
+    `directory` is this address's own; `runtime` a private one under the system's temporary directory, removed when the
+    server has ended.
     """
 
     command: tuple[str, ...]
     environment: dict[str, str]
     url: str
     token_file: Path | None
+    directory: Path
     runtime: Path
 
     @property
@@ -83,14 +85,16 @@ def prepare(
 ) -> Lab:
     """Write the server's settings under `directory` (0700) and say how it would be started.
 
-    The user's own Jupyter and IPython settings are neither read nor changed. `password` is a plain password that was
-    read from a secret reference; it is stored hashed. Raises UsageError for an address other than this machine's
-    without TLS and password, for a port in use and for a missing notebook directory.
+    Each port has a directory of its own there (`8888`), so that several servers do not share a token. The user's own
+    Jupyter and IPython settings are neither read nor changed. `password` is a plain password that was read from a
+    secret reference; it is stored hashed. Raises UsageError for an address other than this machine's without TLS and
+    password, for a port in use and for a missing notebook directory.
     """
     if not notebooks.is_dir():
         raise UsageError("no such directory of notebooks", where=str(notebooks))
     _check_address(ip, certificate, key, password)
     chosen = _free_port(ip, port)
+    directory = directory / (str(chosen) if ip in ("127.0.0.1", "localhost") else f"{ip}-{chosen}")
     for part in (directory, directory / "config", directory / "data", directory / "settings", directory / "user"):
         part.mkdir(parents=True, exist_ok=True)
         part.chmod(0o700)
@@ -131,6 +135,7 @@ def prepare(
         environment=environment,
         url=f"{scheme}://{shown}:{chosen}/lab/tree/start-here.ipynb",
         token_file=token_file,
+        directory=directory,
         runtime=runtime,
     )
 
@@ -142,10 +147,12 @@ def running(lab: Lab, *, log: Path | None = None) -> Iterator[subprocess.Popen[b
     Raises RunbookError, with the end of what it said, when it does not answer within START_SECONDS.
     """
     output = tempfile.TemporaryFile() if log is None else _private_log(log)  # noqa: SIM115 (closed below)
+    left = [str(lab.runtime), *([] if lab.token_file is None else [str(lab.token_file)])]
     process = subprocess.Popen(
-        lab.command,
+        # Whatever becomes of this process, the server ends: its shell must not stay open behind a dead command.
+        [sys.executable, "-I", lifeline.__file__, *left, "--", *lab.command],
         env=lab.environment,
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE,
         stdout=output,
         stderr=subprocess.STDOUT,
         start_new_session=True,  # Ctrl-C reaches us first, and the whole group is ended by us
@@ -273,10 +280,10 @@ def _tail(output: IO[bytes]) -> str:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        process.terminate()  # SIGTERM: the server shuts its kernels down
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(_STOP_SECONDS)
+    if process.stdin is not None:
+        process.stdin.close()  # the line is let go of: the server shuts its kernels down
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(lifeline.STOP_SECONDS + 2)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

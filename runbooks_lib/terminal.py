@@ -15,10 +15,8 @@ import click
 
 if TYPE_CHECKING:
     from runbooks_lib.config import Config, HostEntry
-    from runbooks_lib.facts.filesystems import Usage
-    from runbooks_lib.facts.slow import SlowSnapshot
-    from runbooks_lib.facts.snapshot import Snapshot
     from runbooks_lib.history.collecting import Archives, Row, Seen
+    from runbooks_lib.history.forgetting import Forgotten
     from runbooks_lib.history.import_prometheus import ServerImport
     from runbooks_lib.history.model import History
     from runbooks_lib.history.writing import Imported
@@ -197,117 +195,18 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def show_facts(snapshot: Snapshot, slow: SlowSnapshot | None, *, as_json_text: bool) -> None:
-    """One host's snapshot: for people what matters first; with `as_json_text` everything."""
-    if as_json_text:
-        click.echo(as_json({"snapshot": snapshot, "slow": slow}))
-        return
-    for title, rows in _sections(snapshot):
-        if rows:
-            click.echo(click.style(f"\n{title}", bold=True))
-            table(rows)
-    missing = [(name, str(fact.state), fact.detail) for name, fact in snapshot.facts().items() if not fact.known]
-    if slow is not None:
-        for field in dataclasses.fields(slow):
-            fact = getattr(slow, field.name)
-            if not hasattr(fact, "state"):
-                continue
-            if fact.known:
-                click.echo(click.style(f"\n{field.name.replace('_', ' ')}", bold=True))
-                click.echo(plain_lines(as_json(fact.value)))
-            else:
-                missing.append((field.name, str(fact.state), fact.detail))
-    if missing:
-        click.echo(click.style("\nNot known", bold=True))
-        table(missing)
-
-
 def plain_lines(text: str) -> str:
     """As `plain`, line by line."""
     return "\n".join(plain(each) for each in text.split("\n"))
 
 
-def _sections(snapshot: Snapshot) -> Iterator[tuple[str, list[tuple[str, ...]]]]:
-    identity, memory, load = snapshot.identity.value, snapshot.memory.value, snapshot.load.value
-    rates = snapshot.rates.value
-    rows: list[tuple[str, ...]] = []
-    if identity is not None:
-        rows.append(("system", f"{identity.distribution_name or identity.distribution}, Linux {identity.kernel}"))
-        rows.append(("up since", f"{identity.boot_time:%Y-%m-%d %H:%M} UTC"))
-    if snapshot.clock.value is not None:
-        rows.append(("clock", f"{snapshot.clock.value.offset_seconds:+.1f} s from ours"))
-    if load is not None:
-        rows.append(("load", f"{load.one:.2f} {load.five:.2f} {load.fifteen:.2f}"))
-    if rates is not None and rates.cpu is not None:
-        rows.append(("cpu", f"{rates.cpu.busy:.0%} busy, {rates.cpu.iowait:.0%} waiting for disks"))
-    if memory is not None and memory.available_bytes is not None:
-        rows.append(("memory", f"{_bytes(memory.available_bytes)} of {_bytes(memory.total_bytes)} available"))
-    if rates is not None and rates.pressure_ratio:
-        stalls = [f"{name} {kind} {ratio:.0%}" for (name, kind), ratio in sorted(rates.pressure_ratio.items())]
-        rows.append(("pressure", ", ".join(stalls)))
-    yield snapshot.host, rows
-
-    filesystems = snapshot.filesystems.value
-    yield (
-        "file systems",
-        [
-            (
-                each.mountpoint,
-                each.fstype,
-                *(
-                    (_percent(each.usage.used_ratio), f"{_bytes(each.usage.avail_bytes)} free", _inodes(each.usage))
-                    if each.usage is not None
-                    else (str(each.state), "", "")
-                ),
-                each.read_only_flip or each.detail,
-            )
-            for each in (filesystems.rows if filesystems else ())
-        ],
-    )
-    if rates is not None:
-        yield "disks", [
-            (name, f"{_percent(disk.busy_ratio)} busy", f"{_rate(disk.read_bytes_per_second)} read",
-             f"{_rate(disk.written_bytes_per_second)} written")
-            for name, disk in rates.disks.items()
-        ]  # fmt: skip
-    processes = snapshot.processes.value
-    if processes is not None:
-        yield "waiting in the kernel (state D)", [(str(each.pid), each.name) for each in processes.blocked]
-        yield (
-            "most CPU",
-            [
-                (str(each.pid), each.name, _percent(each.cpu_ratio))
-                for each in sorted(processes.by_cpu, key=lambda one: one.cpu_ratio or 0.0, reverse=True)[:5]
-            ],
-        )
-    yield (
-        "PostgreSQL",
-        [
-            (str(each.pid), each.version, each.resolved_directory or "data directory not known", each.mountpoint)
-            for each in snapshot.postgres.value or ()
-        ],
-    )
-    yield "failed units", [(each.name, each.description) for each in snapshot.failed_units.value or ()]
-
-
-def _bytes(amount: float) -> str:
+def size(amount: float) -> str:
+    """Bytes in the largest fitting unit: `3.2 GiB`."""
     for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
         if abs(amount) < 1024 or unit == "TiB":
             return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
         amount /= 1024
     raise AssertionError("the last unit always returns")
-
-
-def _rate(amount: float | None) -> str:
-    return "?" if amount is None else f"{_bytes(amount)}/s"
-
-
-def _percent(ratio: float | None) -> str:
-    return "?" if ratio is None else f"{ratio:.0%}"
-
-
-def _inodes(usage: Usage) -> str:
-    return "" if usage.files_used_ratio is None else f"{usage.files_used_ratio:.0%} of inodes"
 
 
 # -- history -----------------------------------------------------------------------------------------------------------
@@ -317,10 +216,11 @@ def show_history(history: History, config: Config) -> None:
     """A row a partition: days of past, the last numbers, where they came from."""
     rows: list[tuple[str, ...]] = []
     for instance, mountpoint in history.filesystems():
-        past = history.filesystem(instance, mountpoint)
+        # A server is asked for what it answers quickly; our own file for all that it has.
+        past = history.filesystem(instance, mountpoint, days=36_500 if config.history.path else 400)
         if past is None or not len(past.days):
             continue
-        used = f"{_bytes(float(past.used_bytes_max[-1]))} of {_bytes(float(past.size_bytes[-1]))}"
+        used = f"{size(float(past.used_bytes_max[-1]))} of {size(float(past.size_bytes[-1]))}"
         rows.append(
             (instance, mountpoint, f"{past.days[0]} to {past.days[-1]}", str(len(past.days)), used,
              "; ".join(past.origins))
@@ -334,14 +234,32 @@ def show_history(history: History, config: Config) -> None:
 
 def show_imported(imported: Imported) -> None:
     """What an import brought, in one sentence."""
-    first, last = (
-        datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d")
-        for seconds in (imported.first_time, imported.last_time)
-    )
+    first, last = _day_of(imported.first_time), _day_of(imported.last_time)
     click.echo(
         f"{imported.origin}: {_count(imported.samples, 'sample')} of {', '.join(map(plain, imported.instances))}, "
         f"{first} to {last}."
     )
+
+
+def show_forgotten(gone: Forgotten, *, dry: bool) -> None:
+    """What an import's removal takes away (`dry`: would take away), host by host."""
+    first, last = _day_of(gone.first_time), _day_of(gone.last_time)
+    table(
+        [
+            (part.instance, part.mountpoint or "(not of a partition)", _count(part.days_gone, "day"),
+             f"{_count(part.days_kept, 'day')} stay: others brought them too" if part.days_kept else "")
+            for part in gone.parts
+        ],
+        ("HOST", "PARTITION", "WOULD GO" if dry else "GONE", ""),
+    )  # fmt: skip
+    if dry:
+        click.echo(f"\n{plain(gone.origin)}, {first} to {last}. Nothing was removed; --yes removes it for good.")
+    else:
+        click.echo(f"\nRemoved: {plain(gone.origin)}, {first} to {last}.")
+
+
+def _day_of(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d")
 
 
 def show_archives(rows: list[Archives]) -> None:

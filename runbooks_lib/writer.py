@@ -82,8 +82,15 @@ def cannot_write(path: Path, error: OSError) -> RunbookError:
         "the disk is full" if room else f"cannot be written: {error.strerror or error}",
         where=str(path),
         true_now="this run has no page; what was there before is as it was",
-        next=f"make room under {path.parent}, then run it again" if room else "mend that, then run it again",
+        next=f"make room on the file system of {_mount_of(path)}, then run it again"
+        if room
+        else "mend that, then run it again",
     )
+
+
+def _mount_of(path: Path) -> Path:
+    """Where the file system of a path is mounted: the path itself may be gone when a person reads of it."""
+    return next(parent for parent in path.absolute().parents if parent.is_mount())
 
 
 def masked(value: Any) -> Any:

@@ -76,6 +76,35 @@ def test_hosts_are_collected_over_ssh_and_stand_in_the_history(tmp_path: Path, p
     assert runbook(tmp_path, "collect", "--quiet", expect=0).stdout == ""
 
 
+def test_facts_are_words_and_json_only_when_asked_for(tmp_path: Path, practice: PracticeHost) -> None:
+    inventory(tmp_path, practice)
+    words = runbook(tmp_path, "facts", "db-1", "--slow", expect=0).stdout
+    assert "file systems" in words
+    assert "deleted files that are still open" in words
+    assert "{" not in words
+    snapshot = json.loads(runbook(tmp_path, "facts", "db-1", "--slow", "--json", expect=0).stdout)
+    assert snapshot["slow"]["deleted_files"]["state"] == "available"
+    (tmp_path / "big").mkdir()
+    mount = next(parent for parent in tmp_path.parents if parent.is_mount())
+    walked = runbook(tmp_path, "facts", "db-1", "--directories", str(mount), expect=0).stdout
+    assert "biggest directories" in walked
+    runbook(tmp_path, "facts", "db-1", "--directories", "not-absolute", expect=2)
+
+
+def test_an_import_can_be_looked_at_and_taken_back(tmp_path: Path, practice: PracticeHost) -> None:
+    inventory(tmp_path, practice)
+    (tmp_path / "old.csv").write_text("time,used_bytes,size_bytes\n2019-03-08T00:00:00Z,412000000000,500000000000\n")
+    runbook(tmp_path, "history", "import", "csv", "old.csv", "--host", "db-1", "--mountpoint", "/srv/db", expect=0)
+    info = runbook(tmp_path, "history", "info", expect=0).stdout
+    assert "2019-03-08 to 2019-03-08" in info  # however long ago
+    would = runbook(tmp_path, "history", "forget", "imported from old.csv", expect=0).stdout
+    assert "Nothing was removed" in would
+    assert runbook(tmp_path, "history", "info", expect=0).stdout == info
+    runbook(tmp_path, "history", "forget", "imported from old.csv", "--yes", expect=0)
+    assert "The history is empty" in runbook(tmp_path, "history", "info", expect=0).stdout
+    assert "it has: no import" in runbook(tmp_path, "history", "forget", "old.csv", expect=2).stderr
+
+
 def test_a_report_tells_its_state_by_its_exit_code_and_its_page(tmp_path: Path, practice: PracticeHost) -> None:
     inventory(tmp_path, practice, '[hosts.db-1]\ngroups = ["007"]\n')
     grown(tmp_path)

@@ -4,9 +4,13 @@ import http.client
 import os
 import socket
 import stat
+import subprocess
+import sys
+import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import psutil
 import pytest
 
 from runbooks_lib import jupyter
@@ -63,11 +67,49 @@ def test_a_port_in_use_is_told(tmp_path: Path) -> None:
 
 def test_a_server_that_dies_is_told_with_what_it_said(tmp_path: Path) -> None:
     lab = jupyter.prepare(tmp_path / "lab")
-    (tmp_path / "lab/config/jupyter_server_config.json").write_text('{"ServerApp": {"port": "no number"}}')
+    (lab.directory / "config/jupyter_server_config.json").write_text('{"ServerApp": {"port": "no number"}}')
     with pytest.raises(RunbookError, match="did not start") as caught, jupyter.running(lab):
         pass
     assert "no number" in str(caught.value)
     assert not lab.runtime.exists()
+
+
+def test_two_servers_have_two_tokens_and_each_takes_only_its_own(tmp_path: Path) -> None:
+    first = jupyter.prepare(tmp_path / "lab")
+    with jupyter.running(first):
+        second = jupyter.prepare(tmp_path / "lab")
+        assert first.token_file is not None
+        assert second.token_file is not None
+        with jupyter.running(second):
+            mine, other = first.token_file.read_text(), second.token_file.read_text()
+            assert mine != other
+            assert answer(second, "/api/contents", Authorization=f"token {other}") == 200
+            assert answer(second, "/api/contents", Authorization=f"token {mine}") == 403
+        assert answer(first, "/api/contents", Authorization=f"token {mine}") == 200
+
+
+def test_a_command_that_is_killed_leaves_no_server_behind(tmp_path: Path) -> None:
+    (tmp_path / "runbooks.toml").write_text("")
+    command = subprocess.Popen(
+        [sys.executable, "-m", "runbooks_lib", "lab", "--config", str(tmp_path / "runbooks.toml"), "--no-browser"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert command.stdout is not None
+    address = urlsplit(command.stdout.readline().strip())  # said once the server answers
+    assert address.port is not None
+    before = [each.pid for each in psutil.Process(command.pid).children(recursive=True)]
+    assert before
+    command.kill()
+    command.wait()
+    command.stdout.close()
+    deadline = time.monotonic() + 30
+    while any(map(psutil.pid_exists, before)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(map(psutil.pid_exists, before))
+    with pytest.raises(ConnectionRefusedError), socket.create_connection(("127.0.0.1", address.port), timeout=5):
+        pass
+    assert not list((tmp_path / "outputs/lab").rglob("token"))
 
 
 def test_missing_notebooks_are_told(tmp_path: Path) -> None:

@@ -29,12 +29,12 @@ class Event:
     """Something that happened to the partition.
 
     `kind` and what `before` and `after` then are, in bytes (or inodes):
-    resize: usable size before and after; step and reset: used on the day before and on `day`; gap: nan, no data from
-    `day` to `until`; clean-ups: mean use after and before a clean-up, `every_days` the usual distance;
-    runaway: bytes an hour usual and now, since `since_hours`.
+    resize: usable size before and after; source: the same where the numbers come from elsewhere; step and reset: used
+    on the day before and on `day`; gap: nan, no data from `day` to `until`; clean-ups: mean use after and before a
+    clean-up, `every_days` the usual distance; runaway: bytes an hour usual and now, since `since_hours`.
     """
 
-    kind: Literal["resize", "step", "reset", "gap", "clean-ups", "runaway"]
+    kind: Literal["resize", "source", "step", "reset", "gap", "clean-ups", "runaway"]
     day: date
     before: float = float("nan")
     after: float = float("nan")
@@ -53,12 +53,20 @@ def to_date(day: np.datetime64) -> date:
     return day.astype("datetime64[D]").astype(date)  # type: ignore[no-any-return]
 
 
-def resizes(days: Days, usable: Floats) -> list[Event]:
-    """One event for each day whose usable size differs from that of the last day before it that has one."""
+def resizes(days: Days, usable: Floats, source_changed: Days | None = None) -> list[Event]:
+    """One event for each day whose usable size differs from that of the last day before it that has one.
+
+    On a day of `source_changed` that is no resize: whoever counted before may have counted otherwise (a disk's GB, a
+    reserve left out).
+    """
     known = np.isfinite(usable) & (usable > 0)
     days, usable = days[known], usable[known]
     changed = np.flatnonzero(np.abs(np.diff(usable)) > _RESIZE_RATIO * usable[:-1]) + 1
-    return [Event("resize", to_date(days[i]), float(usable[i - 1]), float(usable[i])) for i in changed]
+    seams = () if source_changed is None else source_changed
+    return [
+        Event("source" if days[i] in seams else "resize", to_date(days[i]), float(usable[i - 1]), float(usable[i]))
+        for i in changed
+    ]
 
 
 def gaps(days: Days, longer_than_days: int = 2) -> list[Event]:

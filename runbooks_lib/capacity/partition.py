@@ -158,7 +158,8 @@ class _Question:
         days, used_max = np.asarray(self.history.days)[known], self.used_by_day[known]
         used = self._used_now(used_max)
         stale = max(0, (self.now.date() - self._last_day(days)).days) if len(days) else 0
-        happened = [*events.resizes(self.history.days, self.usable_by_day), *events.gaps(days)]
+        resized = events.resizes(self.history.days, self.usable_by_day, self.history.source_changed)
+        happened = [*resized, *events.gaps(days)]
         blank = self._blank(days, used_max, used, stale, tuple(happened))
         level_only = self._level_only()
         reason = self._cannot_judge(len(days), stale)
@@ -290,7 +291,8 @@ class _Question:
         happened = happened + events.resets(days, used_max)
         habit = events.clean_ups(days, used_max)
         step = [] if habit else events.steps(days, used_max, at_least=0.02 * self.usable)
-        step = [one for one in step if one.day not in self.excluded_days]
+        other_source = {one.day for one in happened if one.kind == "source"}
+        step = [one for one in step if one.day not in self.excluded_days | other_source]
         running = None
         if self.recent is not None:
             running = rates.runaway(self.recent.times, np.asarray(self.recent.values, dtype=np.float64), self.usable)
@@ -306,7 +308,7 @@ class _Question:
             )
         happened += [*step, *([habit] if habit else [])]
         reach = self.horizon_days + blank.stale_days
-        taken_out = self.excluded_days | {one.day for one in happened if one.kind == "reset"}
+        taken_out = self.excluded_days | {one.day for one in happened if one.kind in ("reset", "source")}
         told = self._forecast(days, used_max, taken_out, habit, reach)
         refusal = told.refusal
         if refusal is not None:

@@ -37,5 +37,5 @@ def parse(begin: str, end: str, sent_seconds: float, received_seconds: float) ->
     low = d1 + passed - received_seconds - 0.02  # uptime has steps of 10 ms, read twice
     high = d1 - sent_seconds + (0.0 if fraction else 1.0)
     if high < low:
-        raise Damaged("the operator's clock was set while the host was asked")
+        raise Damaged("one of the two clocks was set, or runs unevenly, while the host was asked")
     return Clock((low + high) / 2, (high - low) / 2, d1)

@@ -12,7 +12,7 @@ from runbooks_lib.errors import RunbookError, UsageError
 from runbooks_lib.facts.collect import quick_script, read_slow, read_snapshot
 from runbooks_lib.facts.fact import State
 from runbooks_lib.facts.metrics import keeps_filesystem
-from runbooks_lib.facts.slow import SlowSnapshot
+from runbooks_lib.facts.slow import SLOW_FACTS, SlowSnapshot
 from runbooks_lib.facts.snapshot import Snapshot
 from runbooks_lib.history.import_sysstat import SysstatImport, import_sysstat
 from runbooks_lib.history.sqlite import SqliteHistory
@@ -135,11 +135,15 @@ def check(config: Config, entries: Sequence[HostEntry], *, on_progress: OnProgre
     return rows
 
 
-def read_one(config: Config, entry: HostEntry, *, slow: bool = False) -> tuple[Snapshot, SlowSnapshot | None]:
-    """One host's facts now, with rates over a second; `slow` adds what needs root or time. Raises a HostError."""
+def read_one(
+    config: Config, entry: HostEntry, *, slow: bool = False, walk: str | None = None
+) -> tuple[Snapshot, SlowSnapshot | None]:
+    """One host's facts now, with rates over a second; `slow` adds what needs root or time, `walk` the biggest
+    directories of that mount point. Raises a HostError."""
+    asked = [fact for fact in SLOW_FACTS if (slow if fact != "directories" else walk)]
     host = open_host(entry, config)
     try:
-        return read_snapshot(host), (read_slow(host) if slow else None)
+        return read_snapshot(host), (read_slow(host, asked, mountpoint=walk or "") if asked else None)
     finally:
         host.close()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -77,6 +77,8 @@ class FilesystemHistory:
     `inodes_total` the last ones of it; nan where not known. Where the device behind the mount point changed within a
     day, all of that day's values are those of the later device. `recent` is used bytes as finely as kept, for at most
     the last 14 days. `samples` counts what the days were made from. `origins` says where every number came from.
+    `source_changed` are the days from which on the numbers are of another kind: measured after an import that knew no
+    device, or the other way round. What differs there may be a matter of counting.
     """
 
     instance: str
@@ -93,6 +95,7 @@ class FilesystemHistory:
     last_time: datetime
     samples: int
     origins: tuple[str, ...]
+    source_changed: Times = field(default_factory=lambda: np.empty(0, dtype="datetime64[D]"))
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,8 @@ def assemble(
         values: Floats = np.concatenate([getattr(device, name) for device in devices])[chosen]
         return values
 
+    named = np.concatenate([np.full(len(device.start), device.device != "") for device in devices])[chosen]
+    days = (start[chosen] // DAY_SECONDS).astype("datetime64[D]")
     present = max(devices, key=lambda device: int(device.last_time[-1]))
     # Of two devices seen in the same second the present one counts: `ascending` keeps the last given.
     behind = sorted(devices, key=lambda device: device is present)
@@ -71,7 +73,7 @@ def assemble(
         mountpoint=mountpoint,
         device=present.device,
         fstype=present.fstype,
-        days=(start[chosen] // DAY_SECONDS).astype("datetime64[D]"),
+        days=days,
         used_bytes_max=column("used_bytes_max"),
         size_bytes=column("size_bytes"),
         reserved_bytes=column("reserved_bytes"),
@@ -81,6 +83,7 @@ def assemble(
         last_time=from_seconds(int(last_time.max())),
         samples=int(np.concatenate([device.count for device in devices])[chosen].sum()),
         origins=origins,
+        source_changed=days[1:][named[1:] != named[:-1]],
     )
 
 

@@ -121,6 +121,24 @@ def write_buckets(connection: sqlite3.Connection, tier: Tier, series: int, whole
         _put(connection, tier.key(series, period), pack_buckets(base, tier.width_seconds, whole.take(inside)))
 
 
+def remove_days(connection: sqlite3.Connection, series: int, days: Ints) -> None:
+    """Take whole UTC days (counted from 1970) of a series out of every tier. Call inside a transaction."""
+    for day in days.tolist():
+        connection.execute("DELETE FROM block WHERE key = ?", (RAW.key(series, day),))
+    for tier in (HOURS, DAYS):
+        for period in np.unique(days * DAY_SECONDS // tier.period_seconds).tolist():
+            key, base = tier.key(series, period), period * tier.period_seconds
+            row = connection.execute("SELECT data FROM block WHERE key = ?", (key,)).fetchone()
+            if row is None:
+                continue
+            whole = unpack_buckets(base, tier.width_seconds, row[0])
+            left = whole.take(~np.isin(whole.start // DAY_SECONDS, days))
+            if len(left):
+                _put(connection, key, pack_buckets(base, tier.width_seconds, left))
+            else:
+                connection.execute("DELETE FROM block WHERE key = ?", (key,))
+
+
 # -- parts -------------------------------------------------------------------------------------------------------------
 
 

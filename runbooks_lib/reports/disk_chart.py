@@ -190,12 +190,15 @@ def _short_amount(canvas: Canvas, value: float) -> str:
 def _resizes(canvas: Canvas) -> None:
     known = np.isfinite(canvas.usable)
     days, usable = canvas.days[known], canvas.usable[known]
+    sources = [offset_days(canvas, event.day) for event in canvas.outlook.events if event.kind == "source"]
     for index in np.nonzero(np.abs(np.diff(usable)) > 0.005 * np.abs(usable[1:]))[0]:
         x = float(days[index + 1])
         if x <= canvas.first:
             continue
         change = float(usable[index + 1] - usable[index]) * canvas.unit_size
         label = f"resized {'+' if change > 0 else '−'}{_short_amount(canvas, abs(change))}"
+        if any(day <= x < day + 1 for day in sources):
+            label = "other source before"
         # Beside the upper end of the step, where the line is not: left of a rise, right of a fall. At the left edge,
         # where a rise leaves no room, below the line.
         y = max(float(usable[index]), float(usable[index + 1]))

@@ -148,8 +148,10 @@ def _reserve(expected: Outlook) -> str:
 
 def _happened(event: Event, resource: str, today: date) -> str:
     when = words.day(event.day, today=today)
-    if event.kind == "resize":
+    if event.kind in ("resize", "source"):
         before, after = words.amount(event.before, resource), words.amount(event.after, resource)
+        if event.kind == "source":
+            return f"other numbers from {when} on: {before} usable before (imported), {after} since"
         return f"resized on {when}, from {before} usable to {after}"
     if event.kind == "gap" and event.until is not None:
         return f"no data from {when} to {words.day(event.until, today=today)}"

@@ -150,6 +150,17 @@ def test_a_resize_moves_the_threshold_and_is_no_growth() -> None:
     assert "It shrank on 20 November" in shrunk.sentence
 
 
+def test_sizes_that_were_imported_and_then_measured_are_no_resize() -> None:
+    counted = np.where(DAY > 360, 100, 107) * GIB  # a disk's GB before, what df shows since
+    used = (40 + 0.02 * DAY) * GIB - np.where(DAY > 360, 5 * GIB, 0)
+    told = seen(replace(past(used, size=counted), source_changed=np.array(["2026-11-20"], dtype="datetime64[D]")))
+    assert "resize" not in kinds(told)
+    assert "source" in kinds(told)
+    assert "step" not in kinds(told)
+    assert "shrank" not in told.sentence
+    assert "resize" in kinds(seen(past(used, size=counted)))
+
+
 def test_a_one_off_step_is_flagged_and_both_answers_are_given() -> None:
     used = np.where(DAY > 351, 45, 0) * GIB + smooth(end=40 * GIB)
     told = seen(past(used))
