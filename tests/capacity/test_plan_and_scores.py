@@ -7,10 +7,20 @@ from datetime import date, timedelta
 import numpy as np
 import pytest
 
-from runbooks_lib.capacity import CannotTellError, Said, forecast, needed_bytes, purchases, score_due
+from runbooks_lib.capacity import (
+    CannotTellError,
+    Outlook,
+    Said,
+    days_bought,
+    forecast,
+    needed_bytes,
+    outlook,
+    purchases,
+    score_due,
+)
+from runbooks_lib.config import PartitionSettings
 from runbooks_lib.errors import UsageError
-
-GIB = float(2**30)
+from tests.capacity.partitions import GIB, NOW, every_five_minutes, past, samples, smooth
 
 
 def grown(horizon_days: int = 365):  # type: ignore[no-untyped-def]
@@ -47,6 +57,43 @@ def test_wrong_questions_are_refused() -> None:
         needed_bytes(grown(90), GIB, within_days=365)
     with pytest.raises(CannotTellError):
         needed_bytes(forecast([], []), GIB, within_days=30)
+
+
+def seen(used: object, **how: object) -> Outlook:
+    return outlook(past(used, **how), PartitionSettings("/srv/db"), now=NOW, horizon_days=365)  # type: ignore[arg-type]
+
+
+def test_days_bought_by_the_futures() -> None:
+    # 80 GiB in 365 days: 22 GiB are a hundred days, of which the cautious answer says fewer.
+    expected = seen(smooth(end=80 * GIB))
+    bought = days_bought(expected, 22 * GIB)
+    assert bought.by == "futures"
+    assert 75 < bought.days < 105
+    assert bought.least == bought.days
+    assert days_bought(expected, 0).days == 0
+    endless = days_bought(expected, 1000 * GIB)
+    assert endless.days == np.inf
+    assert endless.least == 365 - endless.before
+    assert days_bought(seen(np.full(365, 50 * GIB)), GIB).least == 0, "it lasts anyway"
+
+
+def test_days_bought_of_a_runaway_or_young_partition_follow_its_rate() -> None:
+    times = every_five_minutes(14 * 24)
+    used = np.full(len(times), 50 * GIB)
+    used[-13:] += np.arange(13) * 0.6 * GIB
+    bought = days_bought(seen([*np.full(364, 50 * GIB), 57.2 * GIB], recent=samples(times, used)), 72 * GIB)
+    assert (bought.by, bought.days) == ("rate", pytest.approx(10 / 24))
+    young = samples(every_five_minutes(5), 40 * GIB + np.arange(61) * 0.05 * GIB)
+    assert days_bought(seen([43 * GIB], recent=young), 14.4 * GIB).days == pytest.approx(1.0)
+
+
+def test_days_bought_are_not_made_up() -> None:
+    nothing = days_bought(seen(np.full(365, np.nan)), GIB)
+    assert (nothing.by, nothing.least) == ("nothing", 0)
+    inodes = seen(np.full(365, GIB), inodes_used=smooth(end=850_000), inodes_total=1_000_000)
+    assert days_bought(inodes, GIB).by == "nothing"
+    with pytest.raises(UsageError, match="cannot be added"):
+        days_bought(inodes, -1.0)
 
 
 MADE = date(2026, 10, 1)
