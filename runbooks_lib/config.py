@@ -8,6 +8,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -19,6 +20,7 @@ from runbooks_lib.errors import UsageError
 _T = TypeVar("_T")
 
 CONFIG_NAME = "runbooks.toml"
+_LEAD_TIME_DAYS = 14
 CONFIG_ENV = "RUNBOOKS_CONFIG"
 
 
@@ -47,6 +49,8 @@ Mountpoint = Annotated[str, AfterValidator(_mountpoint)]
 SecretReference = Annotated[str, AfterValidator(_secret_reference)]
 Ratio = Annotated[float, Field(gt=0, le=1)]
 Days = Annotated[int, Field(ge=0, le=3650)]
+Amount = Annotated[float, Field(strict=False, gt=0, le=1e9)]
+Weekday = Literal["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"]
 
 
 def _path(value: Path) -> Path:
@@ -62,11 +66,33 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class Defaults(_Section):
-    """`[defaults]`: what a partition has when it says nothing itself."""
+class _LeadTime(_Section):
+    lead_time_days: Days | None = None
+    lead_time_working_days: Days | None = None
+
+    @model_validator(mode="after")
+    def _one_lead_time(self) -> Self:
+        if self.lead_time_days is not None and self.lead_time_working_days is not None:
+            raise ValueError("either lead_time_days or lead_time_working_days, not both")
+        return self
+
+
+class Defaults(_LeadTime):
+    """`[defaults]`: what a partition has when it says nothing itself, and the days on which work can begin."""
 
     threshold_ratio: Ratio = 0.9
-    lead_time_days: Days = 14
+    working_week: Annotated[list[Weekday], Field(min_length=1)] = ["Mon", "Tue", "Wed", "Thu", "Fri"]
+    holidays: list[date] = Field(default_factory=list)
+
+
+class PlanSettings(_Section):
+    """`[plan]`: the risk of a full disk that is accepted, for how long to buy, and what space costs."""
+
+    risk: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    days: Annotated[int, Field(ge=7, le=1825)] = 365
+    amounts_gib: list[Amount] = [10.0, 50.0, 100.0]
+    price_per_gib: Amount | None = None
+    currency: str = ""  # "EUR", or "EUR a month" where space is rented
 
 
 class HistorySettings(_Section):
@@ -101,10 +127,9 @@ class AnsibleSettings(_Section):
     inventory: FilePath
 
 
-class _Partition(_Section):
+class _Partition(_LeadTime):
     database: bool = False
     threshold_ratio: Ratio | None = None
-    lead_time_days: Days | None = None
 
 
 class _Host(_Section):
@@ -123,8 +148,17 @@ class _File(_Section):
     defaults: Defaults = Field(default_factory=Defaults)
     history: HistorySettings = Field(default_factory=HistorySettings)
     collect: CollectSettings = Field(default_factory=CollectSettings)
+    plan: PlanSettings = Field(default_factory=PlanSettings)
     ansible: AnsibleSettings | None = None
     hosts: dict[Name, _Host] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Calendar:
+    """The days on which work can begin: the week's (`Mon` … `Sun`) without the holidays."""
+
+    working_week: tuple[str, ...] = ("Mon", "Tue", "Wed", "Thu", "Fri")
+    holidays: tuple[date, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -136,6 +170,8 @@ class PartitionSettings:
     threshold_ratio: float = 0.9  # of what df calls Use%: used / (used + available)
     lead_time_days: int = 14  # from "we should do something" to "it is done": approval, disk order, window
     listed: bool = True  # False when the inventory does not name it and the defaults speak
+    lead_time_working_days: int | None = None  # in place of lead_time_days, where it is given
+    calendar: Calendar = Calendar()
 
 
 @dataclass(frozen=True)
@@ -159,12 +195,7 @@ class HostEntry:
         listed = self.partitions.get(mountpoint)
         if listed is not None:
             return listed
-        return PartitionSettings(
-            mountpoint,
-            threshold_ratio=self.defaults.threshold_ratio,
-            lead_time_days=self.defaults.lead_time_days,
-            listed=False,
-        )
+        return _settings(mountpoint, _Partition(), self.defaults, listed=False)
 
 
 @dataclass(frozen=True)
@@ -177,6 +208,7 @@ class Config:
     history: HistorySettings
     collect: CollectSettings
     hosts: Mapping[str, HostEntry]
+    plan: PlanSettings = field(default_factory=PlanSettings)
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -278,18 +310,13 @@ def _resolve(path: Path, parsed: _File) -> Config:
         history=history,
         collect=parsed.collect,
         hosts=hosts,
+        plan=parsed.plan,
     )
 
 
 def _entry(name: str, host: _Host, defaults: Defaults) -> HostEntry:
     partitions = {
-        mountpoint: PartitionSettings(
-            mountpoint,
-            database=partition.database,
-            threshold_ratio=_or(partition.threshold_ratio, defaults.threshold_ratio),
-            lead_time_days=_or(partition.lead_time_days, defaults.lead_time_days),
-        )
-        for mountpoint, partition in host.partitions.items()
+        mountpoint: _settings(mountpoint, partition, defaults) for mountpoint, partition in host.partitions.items()
     }
     return HostEntry(
         name=name,
@@ -301,6 +328,20 @@ def _entry(name: str, host: _Host, defaults: Defaults) -> HostEntry:
         note=host.note,
         partitions=partitions,
         defaults=defaults,
+    )
+
+
+def _settings(mountpoint: str, partition: _Partition, defaults: Defaults, *, listed: bool = True) -> PartitionSettings:
+    own = partition.lead_time_days is not None or partition.lead_time_working_days is not None
+    lead: _LeadTime = partition if own else defaults
+    return PartitionSettings(
+        mountpoint,
+        database=partition.database,
+        threshold_ratio=_or(partition.threshold_ratio, defaults.threshold_ratio),
+        lead_time_days=_or(lead.lead_time_days, _LEAD_TIME_DAYS),
+        listed=listed,
+        lead_time_working_days=lead.lead_time_working_days,
+        calendar=Calendar(tuple(defaults.working_week), tuple(defaults.holidays)),
     )
 
 
@@ -362,6 +403,8 @@ _EXPECTED = {
     "model_type": "a table",
     "model_attributes_type": "a table",
     "path_type": "a path in quotes",
+    "date_type": "a date without quotes, such as 2026-12-25",
+    "date_from_datetime_inexact": "a date without a time, such as 2026-12-25",
     "missing": "a value: this key must be given",
 }
 
@@ -439,5 +482,6 @@ _TABLES: dict[str, type[BaseModel]] = {
     "defaults": Defaults,
     "history": HistorySettings,
     "collect": CollectSettings,
+    "plan": PlanSettings,
     "ansible": AnsibleSettings,
 }

@@ -75,12 +75,14 @@ def progress(verb: str, total: int, *, quiet: bool = False) -> Iterator[Tick]:
 
 def show_inventory(config: Config, entries: list[HostEntry]) -> None:
     """The inventory as it was understood."""
+    from runbooks_lib.capacity.workdays import lead_time
+
     rows: list[tuple[str, ...]] = []
     for entry in entries:
         way = "example" if entry.example else "local" if entry.local else f"ssh {entry.ssh_name}"
         partitions = [
             f"{partition.mountpoint}{' (database)' if partition.database else ''} "
-            f"{partition.threshold_ratio:.0%}, {partition.lead_time_days} days"
+            f"{partition.threshold_ratio:.0%}, {lead_time(partition)}"
             for partition in entry.partitions.values()
         ]
         rows.append((entry.name, way, ", ".join(entry.groups) or "-", "; ".join(partitions) or "(all, by default)"))

@@ -1,5 +1,6 @@
 """runbooks.toml: what is read, and that every mistake is told at once."""
 
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -169,3 +170,41 @@ def test_without_any_file_the_next_step_is_told(tmp_path: Path, monkeypatch: pyt
 def test_a_number_of_a_thousand_digits_and_a_nul_in_a_path_are_mistakes_and_no_tracebacks(tmp_path: Path) -> None:
     assert "not TOML" in mistakes_of(tmp_path, f"[collect]\nworkers = {'9' * 5001}\n")
     assert "NUL" in mistakes_of(tmp_path, 'outputs = "a\\u0000b"\n')
+
+
+def test_lead_time_counts_days_or_working_days_and_a_partition_overrides_both(tmp_path: Path) -> None:
+    text = """
+        [defaults]
+        lead_time_working_days = 10
+        working_week = ["Sun", "Mon"]
+        holidays = [2026-12-25]
+        [hosts.a.partitions."/days"]
+        lead_time_days = 3
+        [hosts.a.partitions."/default"]
+    """
+    entry = config.load(written(tmp_path, text)).hosts["a"]
+    assert entry.partition("/days").lead_time_working_days is None
+    assert entry.partition("/days").lead_time_days == 3
+    for place in ("/default", "/not/listed"):
+        settings = entry.partition(place)
+        assert settings.lead_time_working_days == 10
+        assert settings.calendar == config.Calendar(("Sun", "Mon"), (date(2026, 12, 25),))
+
+
+def test_two_lead_times_or_a_holiday_in_quotes_are_mistakes(tmp_path: Path) -> None:
+    text = """
+        [defaults]
+        lead_time_days = 3
+        lead_time_working_days = 2
+        holidays = ["2026-12-25"]
+        [plan]
+        risk = 5
+    """
+    told = mistakes_of(tmp_path, text)
+    assert 'defaults.holidays.0: found "2026-12-25", expected a date without quotes' in told
+    assert "plan.risk: found 5, expected less than 1" in told
+
+
+def test_both_lead_times_are_told(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="either lead_time_days or lead_time_working_days, not both"):
+        config.load(written(tmp_path, "[defaults]\nlead_time_days = 3\nlead_time_working_days = 2\n"))

@@ -3,7 +3,7 @@
 from runbooks_lib.capacity.events import Event
 from runbooks_lib.capacity.growth import CannotTellError, Forecast, Tier, forecast
 from runbooks_lib.capacity.partition import FLOORS, Outlook, outlook
-from runbooks_lib.capacity.plan import DaysBought, Purchase, days_bought, needed_bytes, purchases
+from runbooks_lib.capacity.plan import DaysBought, Plan, Purchase, days_bought, needed_bytes, plan_for, purchases
 from runbooks_lib.capacity.rates import Rates
 from runbooks_lib.capacity.rolling import Backtest, Curve, backtest
 from runbooks_lib.capacity.scores import Running, Said, score_due
@@ -17,6 +17,7 @@ __all__ = [
     "Event",
     "Forecast",
     "Outlook",
+    "Plan",
     "Purchase",
     "Rates",
     "Running",
@@ -27,6 +28,7 @@ __all__ = [
     "forecast",
     "needed_bytes",
     "outlook",
+    "plan_for",
     "purchases",
     "score_due",
 ]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from runbooks_lib.capacity import events, rates, sentences
+from runbooks_lib.capacity import events, rates, sentences, workdays
 from runbooks_lib.capacity.daily import DailyValues, Floats
 from runbooks_lib.capacity.events import Days, Event
 from runbooks_lib.capacity.growth import (
@@ -48,8 +48,9 @@ class Outlook:
     `usable` is the size without the reserve, so that `used / usable` is df's Use%. `days_to_threshold` counts from
     now until 10, 50 and 90 % of the futures have passed `threshold_level` (`inf`: not within the horizon) and `dates`
     are the days on which that is. `probability_full` is keyed by 7, 30 and 90 days, never below `FLOORS`; nan where
-    the past is too short for such a reach. `start_by` is the 10 % date minus the lead time. `without_step` are the days
-    as if the one-off step among the `events` had not been. In the `hours` tier there are `rates` and no chances.
+    the past is too short for such a reach. `start_by` is the 10 % date minus the lead time, a working day.
+    `without_step` are the days as if the one-off step among the `events` had not been. In the `hours` tier there are
+    `rates` and no chances.
     """
 
     instance: str
@@ -316,7 +317,7 @@ class _Question:
             return replace(blank, tier=told.tier, refusal=refusal, state=state, events=_in_order(happened))
         spans = self._from_now(told.days_to(blank.threshold_level), blank.stale_days)
         dates: Dates = tuple(self._date(span) for span in spans)  # type: ignore[assignment]
-        start_by = None if dates[0] is None else dates[0] - timedelta(days=self.settings.lead_time_days)
+        start_by = None if dates[0] is None else workdays.begin_by(dates[0], self.settings)
         without = None
         if step:
             other = self._forecast(days, used_max, taken_out | {step[0].day}, habit, reach)
@@ -361,7 +362,7 @@ class _Question:
         return self.now.date() + timedelta(days=int(span)) if np.isfinite(span) else None
 
     def _chances(self, told: Forecast, stale: int) -> dict[int, float]:
-        reach = _reach(told)
+        reach = reach_days(told)
         chances = {}
         young = 2.0 if told.tier == "days" else 1.0
         for within, least in FLOORS.items():
@@ -376,7 +377,7 @@ class _Question:
         return replace(told, sentence=sentences.sentence(told, today=self.now.date()))
 
 
-def _reach(told: Forecast) -> int:
+def reach_days(told: Forecast) -> int:
     """How many days ahead a chance is said: half the history below 180 days, and at most 30 of them below 90."""
     if told.tier == "full":
         return told.horizon_days

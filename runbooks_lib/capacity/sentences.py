@@ -76,7 +76,8 @@ def _percent(ratio: float) -> str:
     return f"{ratio * 100:.0f} %"
 
 
-def _name(told: Outlook) -> str:
+def name(told: Outlook) -> str:
+    """`` `/srv/db` on tc-db-01 ``, made printable."""
     return f"`{_plain(told.mountpoint)}` on {_plain(told.instance)}"
 
 
@@ -89,9 +90,9 @@ def _limit(told: Outlook) -> str:
 def _headline(told: Outlook, today: date) -> str:
     if told.level_only is not None:
         if not math.isfinite(told.used) or not told.usable > 0:
-            return f"{_name(told)}: its level is not known, and no forecast is made: {told.level_only}."
+            return f"{name(told)}: its level is not known, and no forecast is made: {told.level_only}."
         over = f", over its threshold of {_limit(told)}" if told.state == "crossed" else ""
-        return f"{_name(told)} is {_percent(told.used / told.usable)} full{over}. No forecast: {told.level_only}."
+        return f"{name(told)} is {_percent(told.used / told.usable)} full{over}. No forecast: {told.level_only}."
     return _HEADLINES[told.state](told, today)
 
 
@@ -99,11 +100,11 @@ def _crossed(told: Outlook, today: date) -> str:
     things = "inodes " if told.resource == "inodes" else ""
     left = max(0.0, told.usable - told.used)
     if told.used >= told.usable:
-        return f"{_name(told)} is full: no {things}free space is left.".replace(
+        return f"{name(told)} is full: no {things}free space is left.".replace(
             "no inodes free space is", "no inodes are"
         )
     used = f"{_percent(told.used / told.usable)}{' of its inodes' if things else ''} used"
-    stands = f"{_name(told)} is over its threshold: {used} ({_percent(told.threshold_ratio)} allowed)"
+    stands = f"{name(told)} is over its threshold: {used} ({_percent(told.threshold_ratio)} allowed)"
     stands += f", {amount(left, told.resource)} left"
     return f"{stands}; {_until_full(told, today)}."
 
@@ -133,7 +134,7 @@ def _expected(told: Outlook, today: date) -> str:
         hours = (told.usable - told.used) / runaway.after
         rate = f"{amount(runaway.after, told.resource)} an hour for {_hours(runaway.since_hours or 0)}"
         full = f"at this rate it is full in {_span(hours / 24)}"
-        return f"{_name(told)} has been filling by {rate}: {full}. Find what writes there now."
+        return f"{name(told)} has been filling by {rate}: {full}. Find what writes there now."
     if told.dates is None:
         return _too_young(told, today)
     first, middle, last = told.dates
@@ -150,7 +151,7 @@ def _expected(told: Outlook, today: date) -> str:
         passes += f", but probably not within {told.horizon_days} days"
     if told.tier == "days":
         passes += ", if it goes on as in its few days so far"
-    return f"{_name(told)} {passes}; {_begin(told, today)}."
+    return f"{name(told)} {passes}; {_begin(told, today)}."
 
 
 def _begin(told: Outlook, today: date) -> str:
@@ -164,15 +165,15 @@ def _begin(told: Outlook, today: date) -> str:
 def _calm(told: Outlook, today: date) -> str:  # noqa: ARG001 (one signature for all states)
     used = f"{_percent(told.used / told.usable)}{' of its inodes' if told.resource == 'inodes' else ''} used"
     if len(told.used_max) and told.used_max.max() == told.used_max.min():
-        return f"{_name(told)} has not changed in {len(told.used_max)} days: {used}, no trend."
+        return f"{name(told)} has not changed in {len(told.used_max)} days: {used}, no trend."
     limit = _percent(told.threshold_ratio)
-    return f"{_name(told)} is not expected to pass {limit} within {told.horizon_days} days ({used} now)."
+    return f"{name(told)} is not expected to pass {limit} within {told.horizon_days} days ({used} now)."
 
 
 def _too_young(told: Outlook, today: date) -> str:
     if told.tier != "hours" or told.rates is None:
-        return f"{_name(told)}: no forecast, since {told.refusal or 'its growth is not known'}."
-    begin = f"{_name(told)} is too young to forecast ({_reason(told)})"
+        return f"{name(told)}: no forecast, since {told.refusal or 'its growth is not known'}."
+    begin = f"{name(told)} is too young to forecast ({_reason(told)})"
     stands = f"{_percent(told.used / told.usable)} used"
     room = told.threshold_level - told.used
     fast, whole = told.rates.fastest, told.rates.whole
@@ -197,7 +198,7 @@ def _cannot_tell(told: Outlook, today: date) -> str:
     if told.tier == "hours" and told.rates is not None and told.usable > 0:
         return _too_young(told, today)
     stands = f": {_percent(told.used / told.usable)} used" if told.usable > 0 and math.isfinite(told.used) else ""
-    return f"Cannot tell about {_name(told)}{stands}: {_reason(told)}."
+    return f"Cannot tell about {name(told)}{stands}: {_reason(told)}."
 
 
 def _reason(told: Outlook) -> str:

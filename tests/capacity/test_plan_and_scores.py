@@ -1,4 +1,4 @@
-"""What an amount buys, and whether what was said came true."""
+"""How much to add, what an amount buys, and whether what was said came true."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ import pytest
 from runbooks_lib.capacity import (
     CannotTellError,
     Outlook,
+    Plan,
     Said,
     days_bought,
     forecast,
     needed_bytes,
     outlook,
+    plan_for,
     purchases,
     score_due,
 )
-from runbooks_lib.config import PartitionSettings
+from runbooks_lib.config import PartitionSettings, PlanSettings
 from runbooks_lib.errors import UsageError
 from tests.capacity.partitions import GIB, NOW, every_five_minutes, past, samples, smooth
 
@@ -94,6 +96,74 @@ def test_days_bought_are_not_made_up() -> None:
     assert days_bought(inodes, GIB).by == "nothing"
     with pytest.raises(UsageError, match="cannot be added"):
         days_bought(inodes, -1.0)
+
+
+# -- the paragraph that a manager signs --------------------------------------------------------------------------------
+
+YEAR = PlanSettings(price_per_gib=0.1, currency="EUR")
+
+
+def planned(used: object, wanted: PlanSettings = YEAR, until: date | None = None, **how: object) -> Plan:
+    settings = PartitionSettings("/srv/db", lead_time_working_days=10)
+    return plan_for(past(used, **how), settings, wanted, now=NOW, until=until)  # type: ignore[arg-type]
+
+
+def test_a_plan_says_what_to_add_by_when_what_it_buys_and_costs() -> None:
+    made = planned(smooth(end=80 * GIB))
+    assert made.needed_bytes is not None
+    added = made.needed_bytes / GIB
+    assert added == int(added)
+    assert 60 < added < 110, "a year at 80 GiB a year from 80 % of 100 GiB"
+    assert made.price == pytest.approx(0.1 * added)
+    assert made.begin_by is not None
+    assert made.begin_by.weekday() < 5
+    nothing, needed, *amounts = made.choices
+    assert nothing.probability_passed > 0.9
+    assert needed.probability_passed <= 0.05
+    assert made.sentence == (
+        f"Add {added:.0f} GiB to `/srv/db` on tc-db-01, begin by {made.begin_by.day} December (10 working days are"
+        f" needed): then the chance that it is full by 23 November 2027 is at most 5 %; with nothing added it is"
+        f" over 99 %. It costs {0.1 * added:.2f} EUR. 10 GiB (1.00 EUR) buy {amounts[0].days_gained:.0f} days, 50 GiB"
+        f" (5.00 EUR) buy {amounts[1].days_gained:.0f} days and 100 GiB (10.00 EUR) last until then."
+    )
+
+
+def test_a_plan_until_a_nearer_day_and_for_a_higher_risk_needs_less() -> None:
+    used = smooth(end=80 * GIB)
+    year, half = planned(used), planned(used, until=date(2027, 5, 23))
+    bold = planned(used, PlanSettings(risk=0.3))
+    assert year.needed_bytes is not None
+    assert half.needed_bytes is not None
+    assert bold.needed_bytes is not None
+    assert half.needed_bytes < year.needed_bytes
+    assert bold.needed_bytes < year.needed_bytes
+    assert bold.price is None
+    assert "costs" not in bold.sentence
+    with pytest.raises(UsageError, match="ends before it begins"):
+        planned(used, until=NOW.date())
+
+
+def test_where_there_is_room_nothing_need_be_added() -> None:
+    assert planned(np.full(365, 50 * GIB)).sentence == (
+        "Nothing need be added to `/srv/db` on tc-db-01 until 23 November 2027: the chance that it is full by then is"
+        " under 1 % (5 % is accepted)."
+    )
+
+
+@pytest.mark.parametrize(
+    ("used", "how", "reason"),
+    [
+        (np.full(365, np.nan), {}, "there is no usable sample"),
+        (60 * GIB + smooth(60, end=15 * GIB), {}, "its past of 60 days carries a plan for 30 days, not for 365"),
+        (np.full(365, GIB), {"inodes_used": smooth(end=850_000), "inodes_total": 1e6}, "its inodes run out first"),
+        (np.full(365, GIB), {"fstype": "squashfs"}, "a read-only image is always full"),
+    ],
+)
+def test_a_plan_that_cannot_be_made_gives_the_reason(used: object, how: dict[str, object], reason: str) -> None:
+    made = planned(used, **how)
+    assert made.needed_bytes is None
+    assert made.choices == ()
+    assert made.sentence.startswith(f"No plan for `/srv/db` on tc-db-01: {reason}")
 
 
 MADE = date(2026, 10, 1)
