@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from runbooks_lib import __version__
-from runbooks_lib.cli_capacity import annotate, backtest
+from runbooks_lib.cli_capacity import annotate, backtest, needs
 from runbooks_lib.cli_history import history
 from runbooks_lib.cli_options import Verbs, chosen, config_option, selection
 from runbooks_lib.cli_relieve import relieve
@@ -149,6 +149,7 @@ engine.add_to(cli)
 cli.add_command(backtest)
 cli.add_command(annotate)
 cli.add_command(relieve)
+cli.add_command(needs)
 
 
 @cli.command()

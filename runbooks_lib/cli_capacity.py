@@ -1,4 +1,5 @@
-"""`runbook backtest` and `runbook annotate`: how good forecasts would have been, and what a person knows of a day."""
+"""`runbook backtest`, `runbook needs` and `runbook annotate`: how good forecasts would have been, how much to add, and
+what a person knows of a day."""
 
 from __future__ import annotations
 
@@ -41,6 +42,58 @@ def backtest(config_path: Path | None, names: tuple[str, ...], group: str | None
     for line in told.after:
         click.echo(line)
     if not told.rows:
+        sys.exit(ExitCode.FAILED)
+
+
+@click.command()
+@selection
+@click.option("--partition", metavar="MOUNTPOINT", help="Only what is mounted there.")
+@click.option(
+    "--until",
+    default="",
+    metavar="DATE",
+    help="To last until this day, or to the end of this year (default: [plan] days).",
+)
+@click.option("--risk", type=float, help="The chance of a full disk that is accepted, such as 0.05.")
+@click.option("--price", type=float, help="What a GiB costs, for the bill.")
+def needs(
+    config_path: Path | None,
+    names: tuple[str, ...],
+    group: str | None,
+    partition: str | None,
+    until: str,
+    risk: float | None,
+    price: float | None,
+) -> None:
+    """How much space to add to which partition, by when to begin, what it buys and what it costs.
+
+    From the history; connects to no host and changes nothing. Lead times, risk and price come from the inventory
+    ([defaults] and [plan]). Exit code 1 when no plan can be made for any partition.
+    """
+    from datetime import UTC
+
+    from runbooks_lib import config
+    from runbooks_lib.history import open_history
+    from runbooks_lib.reports import disk_plan
+
+    loaded, entries = chosen(config_path, names, group)
+    wanted = config.plan_settings(loaded.plan, risk=risk, price_per_gib=price)
+    known = open_history(loaded.history)
+    try:
+        told = disk_plan.run(
+            known, entries, wanted, now=datetime.now(UTC), until=disk_plan.until_of(until), mountpoint=partition
+        )
+    finally:
+        known.close()
+    if not told.plans:
+        place = f" at {partition}" if partition else ""
+        raise UsageError(
+            f"the history knows no partition{place} of these hosts", next="`runbook history info` lists them"
+        )
+    for line in (*told.paragraphs, told.total, told.enough, *told.unplanned):
+        if line:
+            click.echo(line)
+    if not told.made:
         sys.exit(ExitCode.FAILED)
 
 

@@ -291,6 +291,19 @@ def load(given: str | os.PathLike[str] | None = None) -> Config:
     return _resolve(path, parsed)
 
 
+def plan_settings(
+    given: PlanSettings, *, risk: float | None = None, price_per_gib: float | None = None
+) -> PlanSettings:
+    """`given` with what was asked for in its place. Raises UsageError for a risk outside 0..1 or a price of nothing."""
+    changed = {"risk": risk, "price_per_gib": price_per_gib}
+    values = given.model_dump() | {key: value for key, value in changed.items() if value is not None}
+    try:
+        return PlanSettings.model_validate(values)
+    except ValidationError as error:
+        mistakes = "; ".join(_mistake(detail) for detail in error.errors(include_url=False))
+        raise UsageError(mistakes, true_now="nothing was planned") from error
+
+
 def _resolve(path: Path, parsed: _File) -> Config:
     base = path.parent
 

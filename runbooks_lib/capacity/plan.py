@@ -263,8 +263,8 @@ def _paragraph(made: Plan, expected: Outlook, settings: PartitionSettings, today
         late = made.begin_by <= today
         begin = f", begin {'now' if late else f'by {day(made.begin_by, today)}'} ({lead_time(settings)} are needed)"
     _, needed, *others = made.choices
-    bill = "" if needed.price is None else f" It costs {_money(needed.price, made.currency)}."
-    buys = [f"{amount(one.bytes_added)}{_priced(one, made.currency)} {_gain(one)}" for one in others]
+    bill = "" if needed.price is None else f" It costs {money(needed.price, made.currency)}."
+    buys = [f"{amount(one.bytes_added)}{_priced(one, made.currency)} {_buys(one)}" for one in others]
     other = f" {_joined(buys)}." if buys else ""
     return (
         f"Add {amount(needed.bytes_added)} to {name(expected)}{begin}: then the chance that it is full by {end} is at"
@@ -272,18 +272,25 @@ def _paragraph(made: Plan, expected: Outlook, settings: PartitionSettings, today
     )
 
 
-def _gain(one: Purchase) -> str:
-    if math.isfinite(one.days_gained):
-        return f"buy {one.days_gained:.0f} day{'' if round(one.days_gained) == 1 else 's'}"
-    return "last until then" if one.probability_passed <= 0.1 else "buy nothing that can be told"
+def gain(one: Purchase) -> str:
+    """What a purchase buys: `23 days`, or `until then`: to the end of the plan, but for a chance of one in ten."""
+    if math.isinf(one.days_gained):
+        return "until then"
+    if math.isnan(one.days_gained):
+        return "nothing that can be told"
+    return f"{one.days_gained:.0f} day{'' if round(one.days_gained) == 1 else 's'}"
+
+
+def _buys(one: Purchase) -> str:
+    return f"{'last' if math.isinf(one.days_gained) else 'buy'} {gain(one)}"
 
 
 def _priced(one: Purchase, currency: str) -> str:
-    return "" if one.price is None else f" ({_money(one.price, currency)})"
+    return "" if one.price is None else f" ({money(one.price, currency)})"
 
 
-def _money(price: float, currency: str) -> str:
-    """`7.68 EUR`, `12,500 EUR a month`."""
+def money(price: float, currency: str) -> str:
+    """A price in words: `7.68 EUR`, `12,500 EUR a month`."""
     number = f"{price:,.0f}" if price >= 100 else f"{price:.2f}"
     return f"{number} {currency}".strip()
 

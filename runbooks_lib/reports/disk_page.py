@@ -54,6 +54,7 @@ class Row:
     dates_of: str  # what the dates are of: passing the threshold, or being full
     dates: tuple[tuple[str, str], ...]  # (10 %, by 9 December) ...
     chances: tuple[tuple[str, str], ...]  # (within 7 days, 4 %) ...
+    buys: tuple[tuple[str, str], ...]  # (10 GiB, 23 days) ...
     notes: tuple[str, ...]
 
     @property
@@ -150,7 +151,7 @@ _OPENING = _ENVIRONMENT.from_string("""\
 """)
 
 _CLOSING = _ENVIRONMENT.from_string("""\
-{% if row.dates or row.chances %}
+{% if row.dates or row.chances or row.buys %}
 <div class="table-scroll">
 <table class="figures">
 <tbody>
@@ -166,12 +167,33 @@ _CLOSING = _ENVIRONMENT.from_string("""\
 <td {{ left }}><small>{{ name | tied }}</small> {{ value | tied }}</td>
 {% endfor %}</tr>
 {% endif %}
+{% if row.buys %}
+<tr><th scope="row" {{ left }}>Adding space buys</th>
+{% for name, value in row.buys %}
+<td {{ left }}><small>{{ name | tied }}</small> {{ value | tied }}</td>
+{% endfor %}</tr>
+{% endif %}
 </tbody></table>
 </div>
 {% endif %}
 {% for note in row.notes %}
 <p class="note">{{ note | coded }}</p>
 {% endfor %}
+""")
+
+_NEEDS = _ENVIRONMENT.from_string("""\
+<div class="report-needs">
+{% if paragraphs %}
+<ul>
+{% for text in paragraphs %}
+<li>{{ text | coded }}</li>
+{% endfor %}
+</ul>
+{% endif %}
+{% for text in rest %}
+<p class="note">{{ text | coded }}</p>
+{% endfor %}
+</div>
 """)
 
 _UNSAID = _ENVIRONMENT.from_string("""\
@@ -230,7 +252,17 @@ def closing(row: Row) -> Piece:
         lines.append(f"{row.dates_of}: " + " · ".join(f"{name} {value}" for name, value in row.dates))
     if row.chances:
         lines.append("Chance of being full: " + " · ".join(f"{name} {value}" for name, value in row.chances))
+    if row.buys:
+        lines.append("Adding space buys: " + " · ".join(f"{name}: {value}" for name, value in row.buys))
     return Piece(_CLOSING.render(row=row), "\n".join([*lines, *row.notes]))
+
+
+def needs(paragraphs: Sequence[str], rest: Sequence[str]) -> Piece:
+    """What to add, a paragraph for each partition that needs space; then the bill, and what needs nothing."""
+    rest = rest or ["No partition was looked at."] if not paragraphs else rest
+    return Piece(
+        _NEEDS.render(paragraphs=paragraphs, rest=rest), "\n".join([*(f"- {text}" for text in paragraphs), *rest])
+    )
 
 
 def unsaid(items: Sequence[Unsaid], *, left_out: Sequence[str] = ()) -> Piece:

@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 
-from runbooks_lib.capacity import Outlook, outlook
-from runbooks_lib.config import HostEntry, PartitionSettings
+from runbooks_lib.capacity import Outlook, Plan, outlook, plan_for
+from runbooks_lib.config import HostEntry, PartitionSettings, PlanSettings
 from runbooks_lib.history import Collection, FilesystemHistory, History, SqliteHistory, notes
 from runbooks_lib.history.model import EXAMPLE
 from runbooks_lib.history.notes import Annotation
@@ -36,6 +36,7 @@ class Partition:
     note: str = ""  # what the inventory says about the host
     annotations: tuple[Annotation, ...] = ()
     with_excluded: Outlook | None = None  # the other answer, where a person took days out of the forecast
+    plan: Plan | None = None  # what to add, where it was asked for
 
     @property
     def name(self) -> str:
@@ -69,9 +70,17 @@ class HostReading:
 
 
 def read_host(
-    history: History, entry: HostEntry, *, now: datetime, horizon_days: int = 90, stale: timedelta
+    history: History,
+    entry: HostEntry,
+    *,
+    now: datetime,
+    horizon_days: int = 90,
+    stale: timedelta,
+    wanted: PlanSettings | None = None,
+    until: date | None = None,
 ) -> HostReading:
-    """One host's partitions with their outlooks, and what cannot be said about it; `stale` is the age that is told."""
+    """One host's partitions with their outlooks, and what cannot be said about it; `stale` is the age that is told.
+    With `wanted` each partition has its plan (see `plan_for`)."""
     collection = history.last_collection(entry.name)
     pasts, left_out = _partitions_of(_pasts(history, entry.name, now), entry)
     newest = max((past.last_time for past in pasts), default=None)
@@ -93,7 +102,10 @@ def read_host(
                 expected,
                 outlook(past, settings, now=now, horizon_days=horizon_days, excluded_days=excluded),
             )
-        partitions.append(Partition(past, expected, settings, entry.note, noted, other))
+        plan = None
+        if wanted is not None:
+            plan = plan_for(past, settings, wanted, now=now, until=until, excluded_days=excluded)
+        partitions.append(Partition(past, expected, settings, entry.note, noted, other, plan))
         if expected.refusal is not None:
             unsaid.append(Unsaid(name, f"no forecast: {words.message(expected.refusal)}"))
     seen = {past.mountpoint for past in pasts}
@@ -157,6 +169,11 @@ def _partitions_of(pasts: list[FilesystemHistory], entry: HostEntry) -> tuple[li
         devices.setdefault(past.device, f"`{words.plain(past.mountpoint)}`")
         kept.append(past)
     return kept, left_out
+
+
+def excluded_days_of(history: History, past: FilesystemHistory, now: datetime) -> frozenset[date]:
+    """The days that people took out of this partition's forecasts (`runbook annotate --exclude`)."""
+    return _excluded(_noted(history, past, now))
 
 
 def _noted(history: History, past: FilesystemHistory, now: datetime) -> tuple[Annotation, ...]:

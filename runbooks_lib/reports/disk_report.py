@@ -17,7 +17,7 @@ from runbooks_lib import config as inventory
 from runbooks_lib.config import Config, HistorySettings
 from runbooks_lib.errors import RunbookError
 from runbooks_lib.history import open_history
-from runbooks_lib.reports import disk_page, disk_scoring, processes, result
+from runbooks_lib.reports import disk_page, disk_plan, disk_scoring, processes, result
 from runbooks_lib.reports import disk_words as words
 from runbooks_lib.reports.disk_page import Piece, Row, Unsaid
 from runbooks_lib.reports.disk_partitions import Partition, read_host, worst_first
@@ -121,6 +121,11 @@ class DiskReport:
         if rest:
             names = words.listing([partition.name for partition in rest])
             _show(disk_page.paragraph(f"In the table, without a chart of their own: {names}."))
+
+    def needs(self) -> Piece:
+        """How much to add to which partition, by when to begin, what it buys and costs; the bill of all."""
+        told = disk_plan.told([entry.plan for entry in self.partitions if entry.plan], today=self.now.date())
+        return disk_page.needs(told.paragraphs, [line for line in (told.total, told.enough, *told.unplanned) if line])
 
     def not_said(self) -> Piece:
         """What was not reached and what cannot be said, with what to do about it."""
@@ -236,6 +241,7 @@ def prepare(
     host: str | None = None,
     group: str | None = None,
     horizon_days: int = 90,
+    until: str = "",
     now: datetime | None = None,
     stale_hours: float = STALE_HOURS,
 ) -> DiskReport:
@@ -243,7 +249,8 @@ def prepare(
 
     `config` is a checked Config, a file, or None for the file that `runbooks_lib.config.find` finds. `host` and `group`
     may be empty strings, which select everything. A partition is every file system of a block device or network server;
-    those that the inventory lists are looked at whatever they are. Numbers older than `stale_hours` are told as such.
+    those that the inventory lists are looked at whatever they are. `until` is the day or year that what is added shall
+    last to; empty for the inventory's `[plan] days`. Numbers older than `stale_hours` are told as such.
     Raises UsageError for a mistake in the inventory or an unknown host or group, RunbookError when the inventory has no
     host or the history has never heard of any of the selected ones.
     """
@@ -257,10 +264,14 @@ def prepare(
             where=str(config.file),
             next="add a [hosts.NAME] section, or run `runbook init`",
         )
+    end = disk_plan.until_of(until)
     history = open_history(config.history)
     try:
         stale = timedelta(hours=stale_hours)
-        found = [read_host(history, entry, now=now, horizon_days=horizon_days, stale=stale) for entry in entries]
+        found = [
+            read_host(history, entry, now=now, horizon_days=horizon_days, stale=stale, wanted=config.plan, until=end)
+            for entry in entries
+        ]
         tally = disk_scoring.tally(history, now=now)
     finally:
         history.close()

@@ -10,6 +10,7 @@ import numpy as np
 
 from runbooks_lib.capacity import Event, Outlook
 from runbooks_lib.capacity.partition import FLOORS
+from runbooks_lib.capacity.plan import gain
 from runbooks_lib.history import FilesystemHistory
 from runbooks_lib.reports import disk_words as words
 from runbooks_lib.reports.disk_page import Row
@@ -41,6 +42,7 @@ def row(partition: Partition, today: date, horizon_days: int) -> Row:
         dates_of="Full" if expected.state == "crossed" else f"Passes {words.percent(expected.threshold_ratio)}",
         dates=_dates(expected, today, horizon_days),
         chances=tuple((f"within {days} days", chance) for days, chance in chances.items()),
+        buys=_buys(partition),
         notes=tuple(_notes(partition, today)),
     )
 
@@ -103,6 +105,13 @@ def _chances(expected: Outlook) -> dict[int, str]:
         least = FLOORS.get(within, 0.0)
         said[within] = f"up to {words.chance(least)}" if chance <= least else words.chance(chance)
     return said
+
+
+def _buys(partition: Partition) -> tuple[tuple[str, str], ...]:
+    """What each amount of the plan buys, where the disk could be full within the plan's time at all."""
+    if partition.plan is None or not partition.plan.needed_bytes:
+        return ()
+    return tuple((words.amount(one.bytes_added), gain(one)) for one in partition.plan.choices[1:])
 
 
 def _notes(partition: Partition, today: date) -> Iterable[str]:

@@ -19,6 +19,7 @@ ROW = Row(
     dates_of="Passes 90 %",
     dates=(("10 %", "by 9 December"), ("50 %", "by 20 December"), ("90 %", "by 31 December")),
     chances=(("within 7 days", "4 %"), ("within 30 days", "42 %")),
+    buys=(("10 GiB", "23 days"), ("100 GiB", "until then")),
     notes=("365 days of history (collected); /dev/sdb1, ext4.",),
 )
 HOSTILE = '/srv/<script>alert("1")</script>&amp;`x`'
@@ -89,7 +90,7 @@ def test_nobody_needed_is_one_sentence() -> None:
 
 
 def test_a_partition_without_forecast_has_no_empty_table() -> None:
-    piece = disk_page.closing(replace(ROW, dates=(), chances=()))
+    piece = disk_page.closing(replace(ROW, dates=(), chances=(), buys=()))
     assert "<table" not in piece.html
 
 

@@ -12,7 +12,7 @@ from runbooks_lib.cli import cli
 from runbooks_lib.errors import UsageError
 from runbooks_lib.facts.samples import Sample
 from runbooks_lib.history import SqliteHistory, notes
-from runbooks_lib.reports import disk_backtest, disk_report, disk_scoring, processes
+from runbooks_lib.reports import disk_backtest, disk_plan, disk_report, disk_scoring, processes
 
 NOW = datetime(2026, 11, 23, 21, 0, tzinfo=UTC)
 LATER = NOW + timedelta(days=9)
@@ -157,3 +157,28 @@ def test_the_backtest_is_honest_about_a_past_that_is_too_short(tmp_path: Path) -
     told = disk_backtest.run(stored(tmp_path, days=20), list(inventory(tmp_path).select()), now=NOW)
     assert told.rows == ()
     assert told.before[0] == "No forecast can be scored yet: it takes 37 days of history, the longest here has 19."
+
+
+def test_needs_says_what_to_add_and_the_bill_in_the_shell_and_on_the_page(tmp_path: Path) -> None:
+    now = datetime.now(UTC)  # the command knows no other
+    history = SqliteHistory(tmp_path / "history.sqlite")
+    history.import_samples(growing(now - timedelta(days=299), 300), origin="x", instance="tc-db-01", now=now)
+    inventory(tmp_path)
+    end = str(now.year + 1)
+    done = run(tmp_path, "needs", "--until", end, "--risk", "0.1", "--price", "0.2", "--partition", "/srv/soon")
+    assert done.exit_code == 0, done.output
+    assert "to `/srv/soon` on tc-db-01" in done.output
+    assert f"full by 31 December {end} is at most 10 %" in done.output
+    assert "10 GiB (2.00) buy" in done.output
+    report = disk_report.prepare(inventory(tmp_path), until=end, now=now)
+    assert f"full by 31 December {end} is at most 5 %" in report.needs().text
+
+
+def test_needs_of_what_is_not_there_or_cannot_be_planned_says_so(tmp_path: Path) -> None:
+    known = stored(tmp_path, days=60)
+    told = disk_plan.run(known, list(inventory(tmp_path).select()), config.PlanSettings(), now=NOW)
+    assert not told.made
+    assert "its past of 60 days carries a plan for 30 days, not for 365" in told.unplanned[0]
+    for words in (("needs", "--partition", "/none"), ("needs", "--until", "soon"), ("needs", "--risk", "2")):
+        assert isinstance(run(tmp_path, *words).exception, UsageError), words
+    assert run(tmp_path, "needs").exit_code == 1
