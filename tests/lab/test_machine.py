@@ -25,6 +25,7 @@ from runbooks_lib.training.lab import faults, lab, world
 from runbooks_lib.training.lab.faults.sql import psql
 from runbooks_lib.training.lab.load import Load
 from runbooks_lib.training.lab.machine import Machine, connected
+from runbooks_lib.training.lab.wire import ConnectionLost, ServerError, WireClient
 
 # The first test of a run may have to build the image.
 pytestmark = [pytest.mark.lab, pytest.mark.vm, pytest.mark.timeout(1200)]
@@ -59,6 +60,65 @@ def test_the_role_is_what_it_promises(machine: Machine) -> None:
     assert psql(machine, "show data_checksums").strip() == "on"
     assert machine.sh("findmnt -no FSTYPE /srv/db", changes=False).strip() == "ext4"
     assert machine.sh("systemctl list-units --failed --no-legend", changes=False) == ""
+
+
+def logged_in(address: tuple[str, int], password: str) -> WireClient:
+    return WireClient(address, user="buildserver", password=password, database="buildserver", timeout_seconds=30)
+
+
+def test_passwords_are_made_for_each_machine_and_open_the_database_and_its_pooler(machine: Machine) -> None:
+    passwords = machine.record.passwords
+    assert set(passwords) == {"buildserver", "replicator"}
+    assert (machine.directory / "machine.json").stat().st_mode & 0o077 == 0
+    for service in ("postgres", "pgbouncer"):
+        address = machine.address(service)
+        with logged_in(address, passwords["buildserver"]) as client:
+            assert client.query("select current_user") == [("buildserver",)]
+        with pytest.raises((ServerError, ConnectionLost)):
+            logged_in(address, passwords["replicator"])
+    logs = machine.sh("cat /var/log/postgresql/* /etc/pgbouncer/userlist.txt; journalctl --output cat", changes=False)
+    assert not [login for login, password in passwords.items() if password in logs]
+
+
+def test_a_pooler_that_is_paused_while_the_database_restarts_lets_no_client_see_it(machine: Machine) -> None:
+    admin = "cd /; runuser -u postgres -- psql -h /run/postgresql -p 6432 -U pgbouncer -qc"
+    with Load([machine.address("pgbouncer")], timeout_seconds=60) as load:
+        load.wait_acknowledged(20)
+        machine.sh(
+            f"{admin} pause pgbouncer; systemctl restart postgresql@15-main; {admin} resume pgbouncer",
+            deadline_seconds=120,
+        )
+        load.wait_acknowledged(20)
+    assert load.verify().ok
+    assert load.refusals == {}
+
+
+def test_a_spare_disk_is_there_with_nothing_on_it(machine: Machine) -> None:
+    spare = "/dev/disk/by-id/virtio-spare"
+    assert machine.sh(f"wipefs --noheadings {spare}; lsblk -no MOUNTPOINTS {spare}", changes=False).strip() == ""
+    machine.sh(f"vgextend --quiet data {spare}; vgreduce --quiet data {spare}; pvremove --quiet {spare}")
+
+
+def test_the_programs_of_the_runbooks_are_there(machine: Machine) -> None:
+    programs = (
+        "rsync xfs_growfs mkfs.btrfs growpart parted sfdisk fuser lsof iostat sar logrotate curl pgbouncer"
+        " prometheus-alertmanager amtool /usr/lib/postgresql/15/bin/pg_amcheck"
+    )
+    assert machine.sh(f"for p in {programs}; do command -v $p > /dev/null || echo $p; done", changes=False) == ""
+
+
+def test_an_alert_manager_can_be_started_silenced_and_read_from_outside(machine: Machine) -> None:
+    machine.sh(
+        """systemctl start prometheus-alertmanager
+i=0
+until amtool --alertmanager.url=http://127.0.0.1:9093 silence add --duration=1h --author=test --comment=window \
+    instance=builds; do i=$((i + 1)); [ $i -lt 100 ]; sleep 0.5; done""",
+        deadline_seconds=120,
+    )
+    address, port = machine.address("alertmanager")
+    with urllib.request.urlopen(f"http://{address}:{port}/api/v2/silences", timeout=30) as answer:
+        assert [silence["comment"] for silence in json.load(answer)] == ["window"]
+    machine.sh("systemctl stop prometheus-alertmanager; rm -rf /var/lib/prometheus/alertmanager/*")
 
 
 def test_the_volume_grows_under_a_running_database(machine: Machine) -> None:

@@ -44,13 +44,15 @@ def test_a_standby_on_the_empty_host_follows_over_the_link(pair: tuple[Machine, 
     with Load([old.address("postgres"), new.address("postgres")]) as load:
         load.wait_acknowledged(20)
         new.sh(
-            r"""cd /; cluster=/srv/db/postgresql/15/main
+            f"export PGPASSWORD={old.record.passwords['replicator']}"
+            r"""
+cd /; cluster=/srv/db/postgresql/15/main
 pg_createcluster 15 main --datadir $cluster
 printf "listen_addresses = '*'\nmax_connections = 60\nwal_level = logical\n" > /etc/postgresql/15/main/conf.d/lab.conf
 echo 'host all all 10.0.2.0/24 scram-sha-256' >> /etc/postgresql/15/main/pg_hba.conf
 rm -rf $cluster
 runuser -u postgres -- /usr/lib/postgresql/15/bin/pg_basebackup -D $cluster -X stream -c fast -R \
-    -d 'host=10.77.0.1 user=replicator password=replicator'
+    -d 'host=10.77.0.1 user=replicator'
 systemctl start postgresql@15-main""",
             deadline_seconds=240,
         )

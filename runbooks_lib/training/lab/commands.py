@@ -62,12 +62,29 @@ def lab_host() -> None:
     type=click.IntRange(512, 16384),
     help="Of the machine.",
 )
-def up(name: str, role_name: str, filesystem: str, link: str | None, memory_mb: int) -> None:
+@click.option(
+    "--database",
+    "database_mb",
+    default=0,
+    show_default=True,
+    metavar="MB",
+    type=click.IntRange(0, 65536),
+    help="Put so much more into its database, on a volume and on disks that are bigger by as much.",
+)
+def up(name: str, role_name: str, filesystem: str, link: str | None, memory_mb: int, database_mb: int) -> None:
     """Start a machine; the first time its image is built (minutes)."""
     from runbooks_lib.training.lab import lab
 
     lab.end_left_overs()
-    machine = lab.up(name, role_name=role_name, filesystem=filesystem, link=link, memory_mb=memory_mb, say=_say)
+    machine = lab.up(
+        name,
+        role_name=role_name,
+        filesystem=filesystem,
+        link=link,
+        memory_mb=memory_mb,
+        database_mb=database_mb,
+        say=_say,
+    )
     _show(machine)
     click.echo(f"  use it:  runbook lab-host ssh {name}   or   ssh -F {machine.ssh_config} {name}")
 

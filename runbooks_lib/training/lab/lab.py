@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import secrets
 import shutil
 import time
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from runbooks_lib.errors import RunbookError, UsageError
+from runbooks_lib.training.lab import database
 from runbooks_lib.training.lab.image import Image, Say, ensure_image, nobody_makes
 from runbooks_lib.training.lab.machine import Machine, write_ssh_files
 from runbooks_lib.training.lab.needs import (
@@ -25,7 +27,16 @@ from runbooks_lib.training.lab.needs import (
 )
 from runbooks_lib.training.lab.places import Places, places
 from runbooks_lib.training.lab.processes import ProcessId, process_id, this_process
-from runbooks_lib.training.lab.qemu import Start, command_line, disks_in, free_ports, make_overlay, spawn
+from runbooks_lib.training.lab.qemu import (
+    DATA_DISK_MB,
+    SPARE_DISK_MB,
+    Start,
+    command_line,
+    disks_in,
+    free_ports,
+    make_overlay,
+    spawn,
+)
 from runbooks_lib.training.lab.qmp import Qmp, QmpError
 from runbooks_lib.training.lab.records import Record, change_record, read_record, write_record
 from runbooks_lib.training.lab.roles import BUILD_SERVER, Prepared, ensure_prepared, role
@@ -55,6 +66,7 @@ def up(
     filesystem: str = "ext4",
     link: str | None = None,
     memory_mb: int = MEMORY_MB,
+    database_mb: int = 0,
     held: bool = False,
     save: bool = True,
     where: Places | None = None,
@@ -63,7 +75,8 @@ def up(
     """Start a machine and wait until its services answer.
 
     `held`: it is to live no longer than this process (the next `list` ends it). `link` joins it with the other machine
-    that names the same link. `save` keeps its state for `reset`. Raises UsageError when the name is taken or the link
+    that names the same link. `database_mb` of rows are put into the database, whose volume and whose disks are made
+    bigger for it. `save` keeps its state for `reset`. Raises UsageError when the name is taken or the link
     has two ends already, LabUnavailable when something is missing here, RunbookError when it does not come up (then it
     is ended again).
     """
@@ -71,7 +84,9 @@ def up(
     machine = Machine(where.machine(name))
     wanted = role(role_name)
     require_programs(RUN_PROGRAMS)
-    require_space(where.machines, RUN_SPACE_BYTES, "a practice machine")
+    if database_mb and not wanted.logins:
+        raise UsageError(f"a machine of the role {wanted.name} has no database to fill", where=name)
+    require_space(where.machines, RUN_SPACE_BYTES + 3 * database_mb * 1024**2, "a practice machine")
     image = ensure_image(where, say)
     prepared = ensure_prepared(where, image, wanted, filesystem, say)
     require_memory(memory_mb)
@@ -89,6 +104,8 @@ def up(
             link=_link_end(where, link),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             owner=this_process(),
+            passwords={login: secrets.token_urlsafe(18) for login in wanted.logins},
+            database_mb=database_mb,
         )
         machine.directory.mkdir(mode=0o700)
         write_record(machine.directory, record)
@@ -99,6 +116,11 @@ def up(
         _start(where, machine, record, image, prepared, wanted.ports)
         machine.wait_ready()
         change_record(machine.directory, boot_seconds=round(time.monotonic() - begin, 2))
+        if wanted.logins:
+            database.set_passwords(machine)
+        if database_mb:
+            say(f"putting {database_mb} MB into its database")
+            database.enlarge(machine, database_mb)
         if save:
             machine.save()
         change_record(machine.directory, ready=True, owner=record.owner if held else None)
@@ -124,6 +146,15 @@ def find(name: str, where: Places | None = None) -> Machine:
     if read_record(machine.directory) is None:
         raise UsageError("there is no such practice machine", where=name, next=f"runbook lab-host up {name}")
     return machine
+
+
+def password(login: str, address: tuple[str, int], where: Places | None = None) -> str:
+    """The password of a database role at an address of one of the machines here. Raises UsageError for another one."""
+    for machine in machines(where):
+        record = machine.record
+        if address[1] in record.ports.values() and login in record.passwords:
+            return record.passwords[login]
+    raise UsageError(f"no practice machine answers at port {address[1]} with a role {login}", next="give the password")
 
 
 def machines(where: Places | None = None) -> list[Machine]:
@@ -188,8 +219,9 @@ def _start(
     address = record.link_address or "10.77.0.1"
     disks = disks_in(directory)
     write_seed(disks.seed, identity_files(record.name, host_key, user_public, address))
-    for name in ("root", "data", "swap"):
-        make_overlay(getattr(disks, name), getattr(prepared.disks, name))
+    more = 3 * record.database_mb  # the rows, their WAL, and room to move them within the volume group
+    for name, size_mb in (("root", 0), ("data", DATA_DISK_MB + more), ("swap", 0), ("spare", SPARE_DISK_MB + more)):
+        make_overlay(getattr(disks, name), getattr(prepared.disks, name), size_mb=size_mb)
     link = None
     if record.link:
         link_name, end = record.link

@@ -17,10 +17,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from runbooks_lib.errors import RunbookError
-from runbooks_lib.training.lab.wire import ConnectionLost, ServerError, WireClient
+from runbooks_lib.training.lab import lab
+from runbooks_lib.training.lab.wire import ENDING, ConnectionLost, ServerError, WireClient
 
-USER, PASSWORD, DATABASE = "buildserver", "build-server", "buildserver"
+USER, DATABASE = "buildserver", "buildserver"
 _PAUSE_AFTER_FAILURE_SECONDS = 0.05
+_OPEN = (*ENDING, "40003")  # these leave it open whether the statement was committed
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,8 @@ class Load:
 
     `addresses` are tried in turn after each lost connection, so that clients follow a database that has moved; a
     server that only reads (a standby) refuses the write and counts as a failure. `commits_per_second` is for all
-    clients together; 0 means as fast as it goes. `log` keeps each acknowledged number in a file, at once.
+    clients together; 0 means as fast as it goes. `log` keeps each acknowledged number in a file, at once. `password` is
+    by default that of the practice machine at the first address: a database that moves takes its roles along.
     """
 
     def __init__(
@@ -73,9 +76,11 @@ class Load:
         clients: int = 4,
         commits_per_second: float = 50.0,
         timeout_seconds: float = 3.0,
+        password: str | None = None,
         log: Path | None = None,
     ) -> None:
         self.addresses = tuple(addresses)
+        self._password = lab.password(USER, self.addresses[0]) if password is None else password
         self._pause = clients / commits_per_second if commits_per_second else 0.0
         self._timeout = timeout_seconds
         run = f"{os.getpid()}-{time.time_ns()}"
@@ -178,9 +183,7 @@ class Load:
                 time.sleep(0.5)
 
     def _connect(self, address: tuple[str, int]) -> WireClient:
-        return WireClient(
-            address, user=USER, password=PASSWORD, database=DATABASE, timeout_seconds=self._timeout
-        )  # fmt: skip
+        return WireClient(address, user=USER, password=self._password, database=DATABASE, timeout_seconds=self._timeout)
 
     def _work(self, client: _Client) -> None:
         connection: WireClient | None = None
@@ -196,12 +199,13 @@ class Load:
                 connection.query(f"insert into acknowledged (client, number) values ('{client.name}', {number})")  # noqa: S608
             except (ConnectionLost, ServerError) as error:
                 code = error.code if isinstance(error, ServerError) else "connection lost"
-                # 57P01..03 while a statement ran, and 40003, leave it open whether it was committed.
-                certain = isinstance(error, ServerError) and not code.startswith("57P") and code != "40003"
+                certain = isinstance(error, ServerError) and not code.startswith(_OPEN)
                 if begun and not certain:
                     client.unknown.add(number)
                 client.errors[code] = client.errors.get(code, 0) + 1
-                if connection is not None and (not isinstance(error, ServerError) or code.startswith(("57P", "25006"))):
+                if connection is not None and (
+                    not isinstance(error, ServerError) or code.startswith((*ENDING, "25006"))
+                ):
                     connection.close()
                     connection = None
                 if connection is None:

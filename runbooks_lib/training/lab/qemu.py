@@ -13,23 +13,25 @@ from runbooks_lib.training.lab.image import Image
 from runbooks_lib.training.lab.needs import QEMU, program
 from runbooks_lib.training.lab.qmp import SOCKET
 
-DATA_DISK_SIZE = "4G"
-SWAP_DISK_SIZE = "512M"
+DATA_DISK_MB = 4096
+SWAP_DISK_MB = 512
+SPARE_DISK_MB = 4096
 DATA_DEVICE = "data-disk"  # qemu's name of the disk that holds the database, for throttling
 OPERATOR_CARD, LINK_CARD = "card0", "card1"
 LOOPBACK = "127.0.0.1"
-GUEST_PORTS = {"ssh": 22, "http": 8111, "postgres": 5432}
+GUEST_PORTS = {"ssh": 22, "http": 8111, "postgres": 5432, "pgbouncer": 6432, "alertmanager": 9093}
 LIFETIME_SECONDS = 12 * 3600  # a machine that everybody has forgotten ends by itself
 
 
 @dataclass(frozen=True)
 class Disks:
-    """The files of a machine's disks. All but the seed are qcow2."""
+    """The files of a machine's disks. All but the seed are qcow2. The spare one is empty: a new disk, just put in."""
 
     root: Path
     data: Path
     swap: Path
     seed: Path
+    spare: Path
 
 
 @dataclass(frozen=True)
@@ -48,18 +50,19 @@ class Start:
 
 def disks_in(directory: Path) -> Disks:
     """The disks' places in a directory."""
-    root, data, swap = (directory / f"{name}.qcow2" for name in ("root", "data", "swap"))
-    return Disks(root, data, swap, directory / "seed.tar")
+    root, data, swap, spare = (directory / f"{name}.qcow2" for name in ("root", "data", "swap", "spare"))
+    return Disks(root, data, swap, directory / "seed.tar", spare)
 
 
-def make_overlay(path: Path, backing: Path, backing_format: str = "qcow2") -> None:
-    """A copy-on-write file on top of `backing`, which is never written."""
-    _image_tool("create", "-q", "-f", "qcow2", "-F", backing_format, "-b", str(backing), str(path))
+def make_overlay(path: Path, backing: Path, backing_format: str = "qcow2", size_mb: int = 0) -> None:
+    """A copy-on-write file on top of `backing`, which is never written; as big as that, or as `size_mb` says."""
+    size = [f"{size_mb}M"] if size_mb else []
+    _image_tool("create", "-q", "-f", "qcow2", "-F", backing_format, "-b", str(backing), str(path), *size)
 
 
-def make_disk(path: Path, size: str) -> None:
+def make_disk(path: Path, size_mb: int) -> None:
     """An empty disk that takes no space yet."""
-    _image_tool("create", "-q", "-f", "qcow2", str(path), size)
+    _image_tool("create", "-q", "-f", "qcow2", str(path), f"{size_mb}M")
 
 
 def _image_tool(*arguments: str) -> None:
@@ -110,6 +113,7 @@ def command_line(image: Image, disks: Disks, start: Start) -> list[str]:
         (DATA_DEVICE, disks.data, "data", "format=qcow2,discard=unmap"),
         ("swap-disk", disks.swap, "swap", "format=qcow2,discard=unmap"),
         ("seed-disk", disks.seed, "seed", "format=raw,readonly=on"),
+        ("spare-disk", disks.spare, "spare", "format=qcow2,discard=unmap"),
     ):
         line += ["-drive", f"id={node},file={str(path).replace(',', ',,')},if=none,{options}"]
         line += ["-device", f"virtio-blk-pci,drive={node},serial={serial}"]

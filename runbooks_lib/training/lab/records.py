@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ FILE = "machine.json"
 @dataclass(frozen=True)
 class Record:
     """A machine as it was started. `owner` is the process that must live for the machine to live (a test, a drill, an
-    `up` that is under way); None for one that was asked to stay. `link` is (name, end), the end 0 or 1."""
+    `up` that is under way); None for one that was asked to stay. `link` is (name, end), the end 0 or 1.
+    `passwords` are those of the database's roles, made for this machine alone; the file is its owner's alone."""
 
     name: str
     role: str
@@ -36,6 +37,8 @@ class Record:
     save_seconds: float = 0.0
     saved: bool = False
     faults: tuple[str, ...] = ()  # injected and not removed; whether they are there, the machine says
+    passwords: dict[str, str] = field(default_factory=dict, repr=False)
+    database_mb: int = 0  # what was put into the database beside the build server's own
 
     @property
     def link_address(self) -> str | None:
@@ -61,6 +64,7 @@ class Record:
 def write_record(directory: Path, record: Record) -> None:
     """Write it so that a reader sees the old or the new one, never half of one."""
     fresh = directory / f".{FILE}.{os.getpid()}"
+    fresh.touch(mode=0o600)
     fresh.write_text(json.dumps(asdict(record), indent=1), encoding="utf-8")
     fresh.replace(directory / FILE)
 

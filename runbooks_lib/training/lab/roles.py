@@ -18,8 +18,9 @@ from runbooks_lib.training.lab.image import Image, Say, guest_text, making
 from runbooks_lib.training.lab.needs import acceleration, program, require_memory
 from runbooks_lib.training.lab.places import Places
 from runbooks_lib.training.lab.qemu import (
-    DATA_DISK_SIZE,
-    SWAP_DISK_SIZE,
+    DATA_DISK_MB,
+    SPARE_DISK_MB,
+    SWAP_DISK_MB,
     Disks,
     Start,
     command_line,
@@ -37,13 +38,15 @@ FILESYSTEMS = ("ext4", "xfs")
 
 @dataclass(frozen=True)
 class Role:
-    """A kind of machine: the script that makes it, the files that the script finds, the ports that are forwarded."""
+    """A kind of machine: the script that makes it, the files that the script finds, the ports that are forwarded, and
+    the database's roles that log in with a password, which is made for each machine."""
 
     name: str
     sentence: str
     script: str
     files: tuple[tuple[str, str], ...]  # guest file, path in the machine
     ports: tuple[str, ...]
+    logins: tuple[str, ...] = ()
 
 
 BUILD_SERVER = Role(
@@ -55,7 +58,8 @@ BUILD_SERVER = Role(
         ("build_server.sql", "usr/local/lib/lab/build_server.sql"),
         ("build-server.service", "etc/systemd/system/build-server.service"),
     ),
-    ("ssh", "http", "postgres"),
+    ("ssh", "http", "postgres", "pgbouncer", "alertmanager"),
+    ("buildserver", "replicator"),
 )
 DATABASE = Role(
     "database",
@@ -94,7 +98,9 @@ def ensure_prepared(where: Places, image: Image, wanted: Role, filesystem: str, 
         raise UsageError(f"the database's filesystem cannot be {filesystem!r}", next="choose ext4 or xfs")
     script = f"FILESYSTEM={filesystem}\n{guest_text(wanted.script)}"
     files = [SeedFile(path, guest_text(source)) for source, path in wanted.files]
-    digest = hashlib.sha256("\0".join([image.key, DATA_DISK_SIZE, SWAP_DISK_SIZE, script]).encode())
+    digest = hashlib.sha256(
+        "\0".join([image.key, str(DATA_DISK_MB), str(SPARE_DISK_MB), str(SWAP_DISK_MB), script]).encode()
+    )
     for file in files:
         digest.update(f"\0{file.path}\0{file.text}".encode())
     key = digest.hexdigest()[:16]
@@ -112,7 +118,8 @@ def ensure_prepared(where: Places, image: Image, wanted: Role, filesystem: str, 
 def _prepare(directory: Path, image: Image, files: list[SeedFile]) -> None:
     disks = Prepared(directory, "", 0).disks
     make_overlay(disks.root, image.root, "raw")
-    make_disk(disks.data, DATA_DISK_SIZE)
+    make_disk(disks.data, DATA_DISK_MB)
+    make_disk(disks.spare, SPARE_DISK_MB)
     _make_swap(disks.swap)
     write_seed(disks.seed, files)
     start = Start("prepare", directory, acceleration(), PREPARE_MEMORY_MB, {}, None, 0)
@@ -143,7 +150,7 @@ def _prepare(directory: Path, image: Image, files: list[SeedFile]) -> None:
 def _make_swap(path: Path) -> None:
     raw = path.with_suffix(".raw")
     with raw.open("wb") as empty:
-        os.truncate(empty.fileno(), 512 * 1024**2)
+        os.truncate(empty.fileno(), SWAP_DISK_MB * 1024**2)
     subprocess.run([program("mkswap"), "-q", str(raw)], check=True, capture_output=True, timeout=30)
     subprocess.run(
         [program("qemu-img"), "convert", "-f", "raw", "-O", "qcow2", str(raw), str(path)],

@@ -17,6 +17,7 @@ import struct
 import time
 from types import TracebackType
 
+ENDING = ("57P", "08")  # the server (57P01 to 57P03), or a pooler before it (08*), is ending the connection
 _LARGEST_MESSAGE_BYTES = 16 * 1024 * 1024
 
 
@@ -82,7 +83,7 @@ class WireClient:
                 rows.append(_row(body))
             elif kind == b"E":
                 failure = _error(body)
-                if failure.code.startswith("57P"):  # the server is ending us: nothing more will come
+                if failure.code.startswith(ENDING):  # nothing more will come
                     raise failure
             elif kind == b"Z":
                 if failure:

@@ -30,7 +30,14 @@ systemctl --quiet mask systemd-networkd-wait-online.service apt-daily.timer apt-
     prometheus-node-exporter-apt.timer prometheus-node-exporter-nvme.timer prometheus-node-exporter-mellanox-hca-temp.timer \
     prometheus-node-exporter-ipmitool-sensor.timer prometheus-node-exporter-smartmon.timer getty@tty1.service
 systemctl --quiet enable lab-seed.service lab-prepare.service
-systemctl --quiet disable pgbouncer.service postgresql.service prometheus-node-exporter.service 2> /dev/null || true
+systemctl --quiet disable pgbouncer.service postgresql.service prometheus-node-exporter.service \
+    prometheus-alertmanager.service 2> /dev/null || true
+
+# One alert manager alone, with no peers to look for; a drill or a test starts it.
+echo "ARGS='--cluster.listen-address='" > /etc/default/prometheus-alertmanager
+# What the host did before anybody looked: sar's files, every ten minutes.
+echo 'ENABLED="true"' > /etc/default/sysstat
+systemctl --quiet enable sysstat.service
 
 cat > /etc/fstab <<'END'
 /dev/vda / ext4 defaults,noatime 0 1

@@ -45,15 +45,31 @@ host replication all 10.77.0.0/24 scram-sha-256
 END
 pg_ctlcluster 15 main start
 runuser -u postgres -- psql --quiet --set ON_ERROR_STOP=1 <<'END'
-create role buildserver login password 'build-server';
-create role replicator login replication password 'replicator';
+create role buildserver login;
+create role replicator login replication;
 create database buildserver owner buildserver;
 \connect buildserver
 set role buildserver;
 \i /usr/local/lib/lab/build_server.sql
 END
 install -d -o buildserver -g buildserver -m 0755 /srv/db/build-server-logs
-systemctl --quiet enable postgresql.service build-server.service prometheus-node-exporter.service
+# A pooler in front, as clients that must not see a restart have it. Each machine brings its own passwords.
+cat > /etc/pgbouncer/pgbouncer.ini <<'END'
+[databases]
+* = host=127.0.0.1 port=5432
+[pgbouncer]
+listen_addr = *
+listen_port = 6432
+unix_socket_dir = /var/run/postgresql
+auth_type = scram-sha-256
+auth_file = /etc/pgbouncer/userlist.txt
+admin_users = postgres
+pool_mode = transaction
+logfile = /var/log/postgresql/pgbouncer.log
+pidfile = /var/run/postgresql/pgbouncer.pid
+END
+install -o postgres -g postgres -m 0640 /dev/null /etc/pgbouncer/userlist.txt
+systemctl --quiet enable postgresql.service build-server.service pgbouncer.service prometheus-node-exporter.service
 systemctl start build-server.service
 # One whole start, so that the first one a person waits for finds everything in place.
 i=0
