@@ -119,6 +119,15 @@ def test_a_record_is_read_as_it_was_written(where: Places) -> None:
     assert written.link_address == "10.77.0.2"
 
 
+def test_a_record_of_a_newer_version_is_read_as_far_as_it_is_known(where: Places) -> None:
+    directory = where.machine("newer")
+    directory.mkdir()
+    write_record(directory, record("newer", ready=True))
+    file = directory / "machine.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "of-next-year": [1]}))
+    assert read_record(directory) == record("newer", ready=True)
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"name": 1}', json.dumps({"owner": {"pid": 1}})])
 def test_a_damaged_record_is_no_record_and_no_crash(where: Places, text: str) -> None:
     directory = where.machine("damaged")

@@ -27,6 +27,7 @@ from runbooks_lib.errors import RunbookError
 from runbooks_lib.training.lab.needs import (
     BUILD_PROGRAMS,
     BUILD_SPACE_BYTES,
+    USER_BUILD_PROGRAMS,
     LabUnavailable,
     program,
     require_programs,
@@ -92,7 +93,7 @@ def ensure_image(where: Places, say: Say) -> Image:
     image = _read(directory, key)
     if image is not None:
         return image
-    require_programs(BUILD_PROGRAMS if os.geteuid() == 0 else (*BUILD_PROGRAMS, "fakeroot"))
+    require_programs(BUILD_PROGRAMS if os.geteuid() == 0 else (*BUILD_PROGRAMS, *USER_BUILD_PROGRAMS))
     require_space(where.images, BUILD_SPACE_BYTES, "building the image")
     with making(directory, say) as fresh:
         if fresh is not None:

@@ -24,8 +24,10 @@ _PACKAGES = {
     "tar": "tar",
     "ssh-keygen": "openssh-client",
     "fakeroot": "fakeroot",
+    "newuidmap": "uidmap",
 }
 RUN_PROGRAMS = (QEMU, "qemu-img", "ssh-keygen")
+USER_BUILD_PROGRAMS = ("fakeroot", "newuidmap")  # of who is not root
 BUILD_PROGRAMS = ("mmdebstrap", "mke2fs", "mkswap", "tar")
 BUILD_SPACE_BYTES = 3 * 1024**3  # the archive, the unpacked tree and the image stand side by side for a moment
 RUN_SPACE_BYTES = 1024**3  # what a machine writes in a drill, and its saved memory

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -77,7 +77,9 @@ def read_record(directory: Path) -> Record | None:
             data[name] = ProcessId(**data[name]) if data[name] else None
         data["link"] = tuple(data["link"]) if data["link"] else None
         data["faults"] = tuple(data["faults"])
-        return Record(**data)
+        # What a newer version of the lab writes is passed over: who cannot read a record must not end its machine.
+        known = {one.name for one in fields(Record)}
+        return Record(**{name: value for name, value in data.items() if name in known})
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
