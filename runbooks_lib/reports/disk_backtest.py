@@ -9,12 +9,12 @@ from datetime import datetime
 
 import numpy as np
 
+from runbooks_lib import words
 from runbooks_lib.capacity import Backtest, Curve, backtest
 from runbooks_lib.capacity.rolling import HORIZONS, OURS, Score
 from runbooks_lib.config import HostEntry
 from runbooks_lib.history import FilesystemHistory, History
 from runbooks_lib.history.model import EXAMPLE
-from runbooks_lib.reports import disk_words as words
 from runbooks_lib.reports.disk_partitions import pasts_of
 
 LEAST_DAYS = 30  # of history before the first forecast that is scored

@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.text import Text
 
+from runbooks_lib import words
 from runbooks_lib.capacity import Outlook
 from runbooks_lib.history import FilesystemHistory
-from runbooks_lib.reports import disk_words as words
 
 # Okabe and Ito's palette (Color Universal Design, 2008), darkened where it carries text; every line also has a style
 # and a label of its own. The ground is transparent: a dark page turns the picture with a CSS filter, paper keeps it.

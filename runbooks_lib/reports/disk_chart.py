@@ -15,11 +15,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from runbooks_lib import words
 from runbooks_lib.capacity import Outlook
 from runbooks_lib.history import FilesystemHistory
 from runbooks_lib.history.model import EXAMPLE
 from runbooks_lib.history.notes import Annotation
-from runbooks_lib.reports import disk_words as words
 from runbooks_lib.reports.disk_canvas import (
     FAINT,
     FUTURE,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from runbooks_lib.reports import disk_words
+from runbooks_lib import words
 
 STATE_WORDS = {
     "crossed": ("■", "crossed"),
@@ -269,7 +269,7 @@ def unsaid(items: Sequence[Unsaid], *, left_out: Sequence[str] = ()) -> Piece:
     """What was not reached and what cannot be said, one line each; then what was left out on purpose."""
     nothing = "Nothing: every selected host was reached, and something could be said about every partition."
     lines = [f"- {item.subject}: {item.why}" + (f" {item.next}" if item.next else "") for item in items] or [nothing]
-    left = f"Left out on purpose: {disk_words.listing(list(left_out), limit=20)}." if left_out else ""
+    left = f"Left out on purpose: {words.listing(list(left_out), limit=20)}." if left_out else ""
     return Piece(
         _UNSAID.render(items=items, nothing=nothing, left=left), "\n".join([*lines, *([left] if left else [])])
     )

@@ -6,12 +6,12 @@ import math
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 
+from runbooks_lib import words
 from runbooks_lib.capacity import Outlook, Plan, outlook, plan_for
 from runbooks_lib.config import HostEntry, PartitionSettings, PlanSettings
 from runbooks_lib.history import Collection, FilesystemHistory, History, SqliteHistory, notes
 from runbooks_lib.history.model import EXAMPLE
 from runbooks_lib.history.notes import Annotation
-from runbooks_lib.reports import disk_words as words
 from runbooks_lib.reports.disk_page import Unsaid
 
 _RANK = {"crossed": 0, "act": 1, "watch": 2, "cannot tell": 3, "ok": 4}

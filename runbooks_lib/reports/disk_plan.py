@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 
+from runbooks_lib import words
 from runbooks_lib.capacity import Plan, plan_for
 from runbooks_lib.capacity.plan import money
 from runbooks_lib.capacity.sentences import amount
 from runbooks_lib.config import HostEntry, PlanSettings
 from runbooks_lib.errors import UsageError
 from runbooks_lib.history import History
-from runbooks_lib.reports import disk_words as words
 from runbooks_lib.reports.disk_partitions import excluded_days_of, pasts_of
 
 

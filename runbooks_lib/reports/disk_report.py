@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from runbooks_lib import config as inventory
+from runbooks_lib import words
 from runbooks_lib.config import Config, HistorySettings
 from runbooks_lib.errors import RunbookError
 from runbooks_lib.history import open_history
 from runbooks_lib.reports import disk_page, disk_plan, disk_scoring, processes, result
-from runbooks_lib.reports import disk_words as words
 from runbooks_lib.reports.disk_page import Piece, Row, Unsaid
 from runbooks_lib.reports.disk_partitions import Partition, read_host, worst_first
 from runbooks_lib.reports.disk_rows import row

@@ -8,11 +8,11 @@ from datetime import date, timedelta
 
 import numpy as np
 
+from runbooks_lib import words
 from runbooks_lib.capacity import Event, Outlook
 from runbooks_lib.capacity.partition import FLOORS
 from runbooks_lib.capacity.plan import gain
 from runbooks_lib.history import FilesystemHistory
-from runbooks_lib.reports import disk_words as words
 from runbooks_lib.reports.disk_page import Row
 from runbooks_lib.reports.disk_partitions import Partition
 

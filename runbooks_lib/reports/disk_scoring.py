@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from runbooks_lib import words
 from runbooks_lib.capacity import Running, Said, score_due
 from runbooks_lib.config import HistorySettings
 from runbooks_lib.history import FilesystemHistory, History, SqliteHistory, notes
 from runbooks_lib.history.model import HistoryError
 from runbooks_lib.history.notes import StoredForecast
-from runbooks_lib.reports import disk_words as words
 from runbooks_lib.reports.disk_partitions import Partition
 
 METHOD = "runbook-1"  # another method is another record

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runbooks_lib.reports import disk_words as words
+from runbooks_lib import words
 
 GIB = 2.0**30
 

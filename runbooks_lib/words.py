@@ -1,4 +1,4 @@
-"""How the capacity report says bytes, dates, chances and names: alike in the page, the chart and the terminal."""
+"""How reports and findings say bytes, dates, chances and names: alike in the page, the chart and the terminal."""
 
 from __future__ import annotations
 
