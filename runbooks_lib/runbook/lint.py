@@ -64,6 +64,8 @@ def _step(step: Step) -> Iterator[str]:
             yield "it has no undo, and does not say why not and what to do instead"
     elif not (step.undo.takes.strip() and step.undo.verify.title.strip()):
         yield "its undo does not say how long it takes and how it is verified"
+    if step.passed is not None and not step.point_of_no_return:
+        yield "it says when its point of no return is passed, and is none"
     if not step.prechecks:
         yield "it has no precheck"
     if step.watchers and not step.detached:

@@ -110,6 +110,8 @@ class Step:
 
     `verify` says whether the step's goal is reached: before the step ("already so"), after it (asked again and again
     until `verify_seconds` have passed), and on resume. `prechecks` must all say yes before the first change.
+    A `point_of_no_return` that lies inside the step's commands has `passed`, a check that says whether it is behind:
+    until then the step's undo is allowed.
     `detached` runs the commands on the host in a session of their own, with `progress` (a script that prints
     `DONE TOTAL`) and `watchers` beside them.
     """
@@ -126,6 +128,7 @@ class Step:
     outputs: Callable[[Known], Mapping[str, Any]] | None = None
     needs: tuple[str, ...] = ()
     point_of_no_return: bool = False
+    passed: Check | None = None
     verify_seconds: float = 10.0
     detached: bool = False
     progress: Read | None = None

@@ -30,7 +30,7 @@ def to_undo(runbook: Runbook, state: RunState) -> list[Step]:
                 true_now="nothing was undone",
                 next=step.undo.instead,
             )
-        if step.point_of_no_return:
+        if step.point_of_no_return and step.passed is None:
             raise Refused(
                 f"`{step.name}` is the point of no return, and it has been passed",
                 where=state.run,
@@ -81,6 +81,8 @@ def undo(run: Run, *, approve: str | None) -> str:
                 next="approve that digest if it is what you want",
             )
         steps = to_undo(run.target.runbook, run.state)
+        for step in steps:
+            _refuse_passed(run, step)
         run.journal.append("undo approved", digest=approve or "", guided=approve is None)
         for step in steps:
             came = _undo_step(run, step, guided=approve is None)
@@ -113,6 +115,8 @@ def _undo_step(run: Run, step: Step, *, guided: bool) -> str:
     run.note(step, before)
     if before.answer is Answer.CANNOT_TELL:
         raise _cannot_tell(run, step, before.evidence)
+    if before.answer is Answer.NO:
+        _refuse_passed(run, step)
     if before.answer is Answer.YES:
         run.journal.append("undone", step.name, how="it was so already", evidence=before.evidence)
         return f"undone: {before.evidence}"
@@ -132,6 +136,24 @@ def _undo_step(run: Run, step: Step, *, guided: bool) -> str:
         raise _failed(run, step, f"its commands ended well, but: {after.evidence}")
     run.journal.append("undone", step.name, how="changed back", evidence=after.evidence)
     return f"undone: {after.evidence}"
+
+
+def _refuse_passed(run: Run, step: Step) -> None:
+    """Raises Refused when the host says that the step's point of no return is behind, CannotTellNow if it cannot."""
+    mine = run.state.step(step.name)
+    if step.passed is None or mine.phase is Phase.UNDONE:
+        return
+    observed = ask(run.host, step.passed, run.known(step, mine))
+    run.note(step, observed)
+    if observed.answer is Answer.CANNOT_TELL:
+        raise _cannot_tell(run, step, observed.evidence)
+    if observed.answer is Answer.YES:
+        raise Refused(
+            f"`{step.name}` is the point of no return, and it has been passed: {observed.evidence}",
+            where=run.host.name,
+            true_now="nothing was undone",
+            next=f"go on: `runbook resume {run.name}`",
+        )
 
 
 def _ask(run: Run, step: Step, how: Undo, commands: Sequence[Command], evidence: str) -> None:

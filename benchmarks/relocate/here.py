@@ -1,0 +1,142 @@
+"""A real PostgreSQL on this machine, between two ext4 filesystems on loop devices: without emulation.
+
+Root only. Everything happens in a mount namespace of its own with a copy of /etc, so that this machine's fstab is not
+touched and nothing stays mounted.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from runbooks_lib.training.lab.load import DATABASE, USER
+
+BIN = Path(os.environ.get("RUNBOOKS_POSTGRES_BIN", "/usr/lib/postgresql/15/bin"))
+OWNER = "postgres"
+_CLONE_NEWNS, _MS_REC, _MS_PRIVATE = 0x20000, 0x4000, 0x40000
+_FILLER_BYTES = 1000  # of text that does not compress, so that a row takes a little more than a kilobyte
+
+_SCHEMA = f"""create role {USER} login;
+create database {DATABASE} owner {USER};
+\\connect {DATABASE}
+set role {USER};
+create table acknowledged (client text not null, number bigint not null,
+  written_at timestamptz not null default clock_timestamp(), primary key (client, number));
+create table filler (id bigint primary key, text text not null);
+alter table filler alter column text set storage plain;
+"""
+_FILL = """insert into filler select n, left(repeat(md5(n::text), :length / 32 + 1), :length)
+from generate_series(1, :rows) n; checkpoint;
+"""
+
+
+class Here:
+    """A cluster in `old/main`; `new` is the other partition."""
+
+    def __init__(self, root: Path, port: int) -> None:
+        self.root, self.port = root, port
+        self.directory, self.target = root / "old/main", root / "new/main"
+        self.address = ("127.0.0.1", port)
+
+    def sql(self, text: str, database: str = "postgres") -> str:
+        return as_owner(
+            "psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-h", str(self.root), "-p", str(self.port), "-d", database,
+            input=text,
+        )  # fmt: skip
+
+    def start(self) -> None:
+        as_owner("pg_ctl", "-D", str(self.directory), "-s", "-w", "-l", str(self.root / "log"), "start")
+
+    def stop(self) -> None:
+        as_owner("pg_ctl", "-D", str(self.directory), "-s", "-w", "-m", "fast", "stop")
+
+    def size_bytes(self) -> int:
+        return int(self.sql("select sum(pg_database_size(oid)) from pg_database"))
+
+
+def as_owner(program: str, *words: str, input: str = "") -> str:
+    """A program of PostgreSQL, run as the cluster's owner."""
+    line = ["setpriv", f"--reuid={OWNER}", f"--regid={OWNER}", "--init-groups", "--", str(BIN / program), *words]
+    log = subprocess.DEVNULL if program == "pg_ctl" else subprocess.PIPE  # a server would keep a pipe open
+    done = subprocess.run(line, input=input, stdout=log, stderr=log, text=True, cwd="/", check=False)
+    if done.returncode:
+        raise RuntimeError(f"{program}: {done.stderr}")
+    return (done.stdout or "").strip()
+
+
+@contextmanager
+def here(megabytes: int, *, port: int = 54390) -> Iterator[Here]:
+    """A running cluster with about so much data in it."""
+    own_mounts()
+    root = Path(tempfile.mkdtemp(prefix="relocate-", dir="/tmp"))
+    root.chmod(0o755)
+    cluster = Here(root, port)
+    try:
+        for name in ("old", "new"):
+            _filesystem(root / f"{name}.img", root / name, 2 * megabytes + 1500)
+        shutil.chown(root, OWNER, OWNER)
+        (root / "old").joinpath("main").mkdir()
+        shutil.chown(root / "old/main", OWNER, OWNER)
+        as_owner("initdb", "-D", str(cluster.directory), "-U", OWNER, "-A", "trust", "--data-checksums", "-N")
+        with (cluster.directory / "postgresql.conf").open("a") as conf:
+            conf.write(f"port = {port}\nlisten_addresses = '127.0.0.1'\nunix_socket_directories = '{root}'\n")
+            conf.write("max_wal_size = 1GB\nshared_buffers = 256MB\narchive_mode = on\narchive_command = '/bin/true'\n")
+        cluster.start()
+        cluster.sql(_SCHEMA)
+        rows = max(1, megabytes * 1024 * 1024 // (_FILLER_BYTES + 60))
+        cluster.sql(f"\\set rows {rows}\n\\set length {_FILLER_BYTES}\n{_FILL}", DATABASE)
+        yield cluster
+    finally:
+        _end(root)
+
+
+def _filesystem(image: Path, mountpoint: Path, megabytes: int) -> None:
+    with image.open("wb") as file:
+        file.truncate(megabytes * 1024 * 1024)
+    mountpoint.mkdir()
+    subprocess.run(["mkfs.ext4", "-q", "-F", str(image)], check=True)
+    subprocess.run(["mount", "-o", "loop", str(image), str(mountpoint)], check=True)
+
+
+def _end(root: Path) -> None:
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            inside = (process / "cwd").readlink().is_relative_to(root)
+        except OSError:
+            continue
+        if inside:
+            os.kill(int(process.name), signal.SIGKILL)
+    for name in ("old", "new"):
+        for _ in range(50):
+            if (
+                not os.path.ismount(root / name)
+                or not subprocess.run(["umount", str(root / name)], check=False).returncode
+            ):
+                break
+            time.sleep(0.1)
+    shutil.rmtree(root, ignore_errors=True)
+
+
+_mine = False
+
+
+def own_mounts() -> None:
+    """Mounts and /etc of this process's own from now on. Raises OSError without root."""
+    global _mine
+    if _mine:
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(_CLONE_NEWNS) or libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None):
+        raise OSError(ctypes.get_errno(), "mounts of one's own want root")
+    copy = Path(tempfile.mkdtemp(prefix="relocate-etc-"))
+    subprocess.run(["cp", "-a", "/etc/.", str(copy)], check=True)
+    subprocess.run(["mount", "--bind", str(copy), "/etc"], check=True)
+    _mine = True

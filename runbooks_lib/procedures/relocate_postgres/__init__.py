@@ -1,0 +1,82 @@
+"""Move a PostgreSQL database to another partition of its host, with about a second of downtime.
+
+`looking` reads what there is, `prechecks` say whether it may be moved, `copying` and `following` make a local standby
+on the new partition, `lasting` makes it come back after a reboot, `switching` is the short moment, `proving` looks
+whether it is the same database. The procedure was measured; see docs/relocate.md.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from runbooks_lib.parameters import Parameter
+from runbooks_lib.procedures.relocate_postgres.copying import COPYING
+from runbooks_lib.procedures.relocate_postgres.following import FOLLOWING
+from runbooks_lib.procedures.relocate_postgres.lasting import LASTS
+from runbooks_lib.procedures.relocate_postgres.looking import LOOKING
+from runbooks_lib.procedures.relocate_postgres.proving import PROVING, TIDYING
+from runbooks_lib.procedures.relocate_postgres.switching import SWITCHING
+from runbooks_lib.runbook.step import Runbook
+
+# These get into unit files, fstab and configuration as well; a path with quotes or a line end is not worth its risk.
+_PATH = re.compile(r"/[^\x00-\x1f\x7f'\"`$%\\]*[^\x00-\x1f\x7f'\"`$%\\/]\Z")
+_TABLE = re.compile(r'[\w-]+\.[\w"]+\.[\w" -]+\Z')
+
+
+def _refuses(parameters: Mapping[str, Any]) -> str:
+    """Why these parameters make no sense; empty when they do."""
+    for name in ("directory", "target"):
+        path = str(parameters[name])
+        if not _PATH.match(path) or "//" in path or {".", ".."} & set(path.split("/")):
+            return f"{name} must be an absolute path, without quotes, $, %, a backslash, . or .."
+    if parameters["directory"] == parameters["target"]:
+        return "directory and target are the same"
+    if not str(parameters["backup"]).strip():
+        return "backup must say which backup you would restore if all else fails, and when it was taken"
+    for table in parameters["tables"]:
+        if not _TABLE.match(table):
+            return f"tables: {table!r} is not of the form db.schema.table"
+    return ""
+
+
+RUNBOOK = Runbook(
+    name="relocate-database",
+    version="1",
+    title="Move a database to another partition of its host",
+    purpose="The partition under a PostgreSQL database is full, or slow, and the host has a better one. Clients wait "
+    "about a second; the old path stays valid.",
+    not_when="The disk fails (copy what can be read first); the database has logical replication slots, tablespaces or "
+    "unlogged tables (the prechecks say so); both partitions are in one volume group (`pvmove` needs no downtime at "
+    "all); or the disk is so full that WAL may stop: relieve it first.",
+    takes="As long as copying the database takes, at the rate of the disks or of throttle_mb, plus a minute; clients "
+    "wait about a second of it.",
+    undo_takes="Seconds, at any time before the new place has taken its first write; after that there is none.",
+    parameters=(
+        Parameter("directory", "str", str, "", "the database directory, as its server names it; an absolute path"),
+        Parameter("target", "str", str, "", "the new directory, on another filesystem; an absolute path"),
+        Parameter("backup", "str", str, "", "which backup you would restore if all else fails, and when it was taken"),
+        Parameter(
+            "throttle_mb", "int", int, 0, "copy at most so many MB a second, 0 to 1024; 0 is no limit", lowest=0,
+            highest=1024,
+        ),
+        Parameter(
+            "most_io_pressure", "int", int, 95,
+            "stop the copy when disks hold up all work for so many % of a minute, 1 to 100", lowest=1, highest=100,
+        ),
+        Parameter(
+            "pgbouncer_port", "int", int, 0, "the port of a pgbouncer in front that is to pause, 0 to 65535; 0 is none",
+            lowest=0, highest=65535,
+        ),
+        Parameter(
+            "tables", "list[str]", str, [],
+            "tables that nobody writes to, to be summed before and after: db.schema.table", is_list=True,
+        ),
+        Parameter("amcheck", "bool", bool, False, "look at every table and index with pg_amcheck afterwards"),
+    ),
+    steps=(LOOKING, COPYING, FOLLOWING, LASTS, SWITCHING, PROVING, TIDYING),
+    refuses=_refuses,
+    touches=lambda parameters: (str(parameters["target"]),),
+    notebook="incident/relocate-database.ipynb",
+)  # fmt: skip

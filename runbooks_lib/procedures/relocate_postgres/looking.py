@@ -1,0 +1,109 @@
+"""The first step: what there is to move. It only reads; every other step goes by what it saw."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from runbooks_lib.procedures.relocate_postgres.cluster import LOOK, Cluster, parse_cluster, read_cluster
+from runbooks_lib.runbook.quoting import text_of, word
+from runbooks_lib.runbook.step import Check, Known, NoUndo, Read, Step
+
+# A copy of random pages and a sequential write of them, on disks of today; only for the estimate that is shown.
+SETTINGS = """old "select name || '=' || replace(setting, chr(10), ' ') from pg_settings
+  where name not in ('in_hot_standby', 'transaction_read_only') order by name"
+"""
+_COUNT = """said=$(as "$BIN/psql" -XAtqw -v ON_ERROR_STOP=1 -h "$SOCKETS" -p "$PORT" -U "$OWNER" -d "$DATABASE" -c \\
+  "select count(*) || ' rows, sum ' || coalesce(sum(hashtextextended(x::text, 0)::numeric), 0) from $NAME x") || exit 3
+printf '%s: %s\\n' "$TABLE" "$said"
+"""
+_SLOWEST, _FASTEST = 50, 400  # MB/s
+
+
+def _size(known: Known) -> str:
+    real = word(known.before["cluster"]["real"])
+    return f"du -skx -- {real} | {{ read -r kib x; echo $((kib * 1024)); }}"
+
+
+def _lines(answer: bytes) -> list[str]:
+    return text_of(answer).splitlines()
+
+
+def settings_text(of: Cluster) -> str:
+    """Shell text that prints every setting, one `name=value` a line."""
+    return of.shell() + SETTINGS
+
+
+def tables_text(of: Cluster, tables: Sequence[str]) -> str:
+    """Shell text that prints, for each `database.schema.table`, how many rows it has and a sum over all of them that
+    does not depend on their order."""
+    text = of.shell()
+    for table in tables:
+        database, _, name = table.partition(".")
+        text += f"TABLE={word(table)}\nDATABASE={word(database)}\nNAME={word(name)}\n{_COUNT}"
+    return text
+
+
+def _cluster_of(known: Known) -> Cluster:
+    return Cluster(str(known.parameters["directory"]), str(known.parameters["target"]), known.before["cluster"])
+
+
+def _outputs(known: Known) -> dict[str, Any]:
+    return {name: known.before[name] for name in ("cluster", "size_bytes", "settings", "tables")}
+
+
+def _seen(known: Known) -> str:
+    """Yes, with what a person wants to know before saying yes. The same cluster must be in one of its three places."""
+    of = _cluster_of(known)
+    megabytes = known.before["size_bytes"] / 1e6
+    throttle = int(known.parameters["throttle_mb"])
+    slow, fast = (min(each, throttle or each) for each in (_SLOWEST, _FASTEST))
+    said = (
+        f"PostgreSQL {of.facts['version'] // 10000} in {of.real}, port {of.facts['port']}, "
+        f"{of.facts['unit'] or 'without systemd'}: {megabytes:.0f} MB; copying takes about "
+        f"{megabytes / fast / 60:.1f} to {megabytes / slow / 60:.1f} minutes, clients wait about a second; "
+        f"last backup, as you say: {known.parameters['backup']}"
+    )
+    return (
+        of.shell()  # noqa: S608 (no SQL is made from values)
+        + """for each in "$P" "$K" "$T"; do
+  [ -e "$each/global/pg_control" ] || continue
+  control "$each"; field 'Database system identifier'
+  [ "$value" = "$ID" ] || continue
+"""
+        + f'  printf "%s\\n" {word(said)}\n'
+        + """  [ -d "$P/" ] || { yes "it is in $each now"; }
+  runs "$P/" || yes "no server runs on $P now"
+  old "select 'connected: ' || coalesce(string_agg(each, ', '), 'nobody') from (select usename || ' from '
+    || coalesce(host(client_addr), 'this host') || ' x ' || count(*) as each from pg_stat_activity
+    where backend_type = 'client backend' and pid <> pg_backend_pid() group by usename, client_addr) x" 2>/dev/null
+  yes "it is in $each now"
+done
+cannot_tell "the cluster $ID is in none of $P, $K and $T"
+"""
+    )
+
+
+LOOKING = Step(
+    name=LOOK,
+    title="Look at the database",
+    why="Everything that follows goes by what is really there.",
+    reads=(
+        Read("cluster", read_cluster, parse_cluster, root=True),
+        Read("size_bytes", _size, int, root=True, deadline_seconds=600),
+        Read("settings", lambda known: settings_text(_cluster_of(known)), _lines, root=True),
+        Read(
+            "tables",
+            lambda known: tables_text(_cluster_of(known), known.parameters["tables"]),
+            _lines,
+            root=True,
+            deadline_seconds=600,
+        ),
+    ),
+    prechecks=(Check("the server answers", lambda _: "no 'it was not looked at'"),),
+    commands=lambda _: (),
+    outputs=_outputs,
+    verify=Check("the database was looked at", _seen, root=True),
+    undo=NoUndo("it only looked.", "nothing.", harmless=True),
+    deadline_seconds=30,
+)

@@ -1,0 +1,181 @@
+"""What must be so before anything is copied. Each answer says what was seen, and a no says what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from runbooks_lib.procedures.relocate_postgres.cluster import LOOK, cluster
+from runbooks_lib.runbook.quoting import word
+from runbooks_lib.runbook.step import Check, Known
+
+# More than what the directory holds: index pages that are written while copying, and what is forgotten.
+MARGIN = 0.10
+LEAST_FREE_BYTES = 64 * 1024 * 1024  # four segments of WAL: with 16 MB two sessions can already stop each other
+LONGEST_TRANSACTION_SECONDS = 600
+
+
+def _check(title: str, text: str | Callable[[Known], str]) -> Check:
+    def script(known: Known) -> str:
+        return cluster(known).shell() + (text if isinstance(text, str) else text(known))
+
+    return Check(title, script, root=True)
+
+
+_TOOLS = """for each in setpriv sync mv ln readlink du df tail; do
+  command -v "$each" >/dev/null || no "$each is missing on the host"
+done
+for each in pg_basebackup pg_controldata psql postgres pg_ctl; do
+  [ -x "$BIN/$each" ] || no "$BIN/$each is missing on the host: install the package of the same version as the server"
+done
+yes "the programs of the server's own version are in $BIN"
+"""
+
+
+def _settings(known: Known) -> str:
+    """Setting by setting, as `pg_basebackup` and a standby want them (the manual, "Log-Shipping Standby Servers")."""
+    if known.outputs[LOOK]["cluster"]["in_recovery"]:
+        return "no 'it is a standby itself: relocate its primary, or make the standby anew on the other partition'\n"
+    return """said=$(old "select case
+  when not (select rolsuper from pg_roles where rolname = current_user) then 'the role ' || current_user || ' is no superuser'
+  when current_setting('wal_level') = 'minimal' then 'wal_level is minimal: set it to replica and restart'
+  when current_setting('fsync') = 'off' or current_setting('full_page_writes') = 'off'
+    then 'fsync or full_page_writes is off: a copy taken while it runs would not be sound'
+  when current_setting('max_wal_senders')::int - (select count(*) from pg_stat_replication) < 3
+    then 'fewer than 3 of max_wal_senders are free'
+  when current_setting('max_replication_slots')::int - (select count(*) from pg_replication_slots where slot_name <> '$SLOT') < 1
+    then 'none of max_replication_slots is free'
+  else '' end") || cannot_tell "psql gave no answer"
+[ -z "$said" ] || no "$said"
+said=$(as "$BIN/psql" -XAtqw -h "$SOCKETS" -p "$PORT" -U "$OWNER" -d 'dbname=postgres replication=true' \
+  -c 'IDENTIFY_SYSTEM' 2>&1) || no "it lets no replication through its socket: pg_hba.conf wants: local replication $OWNER peer ($said)"
+yes "it lets $OWNER replicate through its socket"
+"""  # noqa: E501
+
+
+_NOTHING_LEFT_BEHIND = """said=$(old "select coalesce(string_agg(slot_name || ' (' || slot_type || ')', ', '), '')
+  from pg_replication_slots where slot_name <> '$SLOT'") || cannot_tell "psql gave no answer"
+[ -z "$said" ] || no "replication slots would stay behind: $said; drop them now and make them anew afterwards"
+said=$(find "$R/base" "$R/pg_tblspc" -follow -name '*_init' -print 2>/dev/null | head -n 1)
+[ -z "$said" ] || no "there are unlogged tables or sequences ($said is one): a standby has them empty"
+yes "no slots, no unlogged tables"
+"""
+
+_QUIET = f"""said=$(old "select coalesce(max(extract(epoch from clock_timestamp() - xact_start))::int, 0) || ' ' ||
+  (select count(*) from pg_prepared_xacts) from pg_stat_activity where backend_type = 'client backend'") ||
+  cannot_tell "psql gave no answer"
+[ "${{said% *}}" -le {LONGEST_TRANSACTION_SECONDS} ] ||
+  no "a transaction has been open for ${{said% *}} s: the switch would end it; see who it is: pg_stat_activity"
+yes "the longest transaction is ${{said% *}} s old; ${{said#* }} are prepared, and are moved too"
+"""  # noqa: S608 (our own names)
+
+
+_APART = """parent=${T%/*}; parent=${parent:-/}
+[ -d "$parent" ] || no "$parent is not there; make it on the new partition: install -d -o $OWNER -g $GROUP $parent"
+[ "$(readlink -f -- "$parent")" = "$parent" ] || no "$parent leads elsewhere: name $(readlink -f -- "$parent")/${T##*/}"
+case $T/ in "$R"/*) no "$T lies in $R";; esac
+case $R/ in "$T"/*) no "$R lies in $T";; esac
+if [ -L "$T" ] || { [ -e "$T" ] && [ ! -d "$T" ]; }; then no "$T is there and is no directory"; fi
+[ "$(stat -c %d -- "$parent")" != "$(stat -c %d -- "$R")" ] ||
+  no "$T is on the same filesystem as $R ($(df -P -- "$R" | tail -n 1)): is the new partition mounted?"
+mount=$(findmnt -n -o TARGET -T "$parent") || cannot_tell "findmnt does not know where $parent is"
+[ "$T" != "$mount" ] || no "$T is the mount point itself: name a directory below it"
+options=$(findmnt -n -o OPTIONS -T "$parent")
+case ,$options, in *,ro,*) no "$mount is mounted read-only";; esac
+case ,$options, in *,noexec,*|*,nosuid,*) no "$mount is mounted $options: noexec or nosuid breaks extensions and \
+scripts that lie with the data; mount -o remount,exec,suid $mount, and in /etc/fstab";; esac
+kind=$(findmnt -n -o FSTYPE -T "$parent")
+case $kind in ext4|xfs|btrfs|zfs|ext3|f2fs) ;; *) no "$mount is $kind: a database wants a disk of its own host";; esac
+as test -x "$parent" || no "$OWNER may not enter $parent"
+yes "$mount ($kind, $options) is another filesystem than that of $R"
+"""
+
+
+_FREE_PLACE = """if [ -e "$K" ]; then no "$K is there: the old data of an earlier move; remove it, or rename it"; fi
+if [ -d "$W" ]; then
+  [ "$(cat "$W/cluster" 2>/dev/null)" = "$ID" ] || no "$W is there, and is not of a move of this database"
+elif [ -e "$W" ]; then no "$W is there, and is no directory"
+elif [ -d "$T" ]; then
+  [ -z "$(ls -A -- "$T")" ] || no "$T is not empty, and nothing says that it is a copy of this database"
+  owner=$(stat -c %U:%G -- "$T")
+  [ "$owner" = "$OWNER:$GROUP" ] ||
+    no "$T belongs to $owner: chown $OWNER:$GROUP, or name a directory that is not there yet"
+fi
+yes "$T is free"
+"""
+
+
+def needed_bytes(known: Known) -> int:
+    """What must be free on the target: the data, the margin, and the WAL that waits for a checkpoint."""
+    return int(int(known.outputs[LOOK]["size_bytes"]) * (1 + MARGIN)) + LEAST_FREE_BYTES
+
+
+def _room(known: Known) -> str:
+    return f"""wal=$(old "select pg_size_bytes(current_setting('max_wal_size'))") || cannot_tell "psql gave no answer"
+need=$(({needed_bytes(known)} + wal))
+parent=${{T%/*}}; parent=${{parent:-/}}
+set -- $(stat -f -c '%a %S %d %c' -- "$parent"); free=$(($1 * $2)) inodes=$3 all=$4
+[ $free -ge $need ] || no "$parent has $((free / 1000000)) MB free, and $((need / 1000000)) MB are needed: \
+the data, a tenth, max_wal_size and {LEAST_FREE_BYTES // 1000000} MB"
+files=$(find "$R" -xdev | wc -l)
+[ $all = 0 ] || [ $inodes -gt $((files + files / 10 + 100)) ] ||
+  no "$parent has $inodes inodes free, and $files files come"
+set -- $(stat -f -c '%a %S' -- "$R"); left=$(($1 * $2))
+[ $left -ge {LEAST_FREE_BYTES} ] ||
+  no "only $((left / 1000000)) MB are left where $R is: relieve the disk first, WAL must not stop while copying"
+yes "$((free / 1000000)) MB free, $((need / 1000000)) MB needed; $((left / 1000000)) MB are left at the old place"
+"""
+
+
+_ARCHIVER = """said=$(old "select case when current_setting('archive_mode') = 'off' then 'archive_mode is off'
+  when last_failed_time > coalesce(last_archived_time, '-infinity') then 'failing'
+  else 'archived ' || archived_count || ' segments' end from pg_stat_archiver") || cannot_tell "psql gave no answer"
+[ "$said" != failing ] || no "archive_command fails: its WAL fills the disk while copying; mend the archiver first"
+yes "$said"
+"""
+
+_LABELS = """if [ -e /sys/fs/selinux/enforce ]; then
+  no "SELinux is on: run: semanage fcontext -a -e $R $T, and restorecon on the parent; this runbook does not do it yet"
+fi
+if grep -qs '^postgres.*(enforce)' /sys/kernel/security/apparmor/profiles; then
+  no "AppArmor confines postgres: let its profile reach $T first"
+fi
+yes "neither SELinux nor AppArmor stands in the way"
+"""
+
+
+def _elsewhere(known: Known) -> str:
+    """Data that a copy of the directory does not hold."""
+    facts = known.outputs[LOOK]["cluster"]
+    if facts["wal"]:
+        return f"no {word(facts['wal'])}' holds the WAL, apart from the data: the copy would hold it; this runbook does not move a separate pg_wal yet'\n"  # noqa: E501
+    if facts["tablespaces"]:
+        names = ", ".join(f"{each['name']} in {each['location']}" for each in facts["tablespaces"])
+        return f"no 'tablespaces lie elsewhere: '{word(names)}'; this runbook does not move them yet'\n"
+    return "yes 'pg_wal is inside, and there are no tablespaces'\n"
+
+
+_STARTED = """[ -n "$UNIT" ] || [ ! -d /run/systemd/system ] ||
+  no "it was not started by systemd: start it through its unit first, so that it comes back after a reboot"
+yes "it is started by ${UNIT:-hand}"
+"""
+
+
+_MENTIONED = """found=$(grep -rlsF -- "$P" /etc/cron* /var/spool/cron /etc/systemd/system /etc/logrotate.d 2>/dev/null |
+  head -n 5)
+yes "named in cron jobs, units and logrotate: ${found:-nowhere}; the old path stays valid"
+"""
+
+PRECHECKS = (
+    _check("the programs are there", _TOOLS),
+    _check("it can have a standby", _settings),
+    _check("nothing stays behind", _NOTHING_LEFT_BEHIND),
+    _check("all of it lies in the directory", _elsewhere),
+    _check("it is started by systemd, or by hand", _STARTED),
+    _check("the target is fit, on another filesystem", _APART),
+    _check("the target's place is free", _FREE_PLACE),
+    _check("there is room on both sides", _room),
+    _check("no transaction is very old", _QUIET),
+    _check("the archiver works", _ARCHIVER),
+    _check("nothing confines the server to the old path", _LABELS),
+    _check("what names the old path is known", _MENTIONED),
+)

@@ -1,0 +1,30 @@
+"""Where the database is between its old and its new place, as shell functions.
+
+`here`: the old directory is where it was. `between`: it was renamed, and the old path leads nowhere yet. `placed`: the
+old path leads to the target.
+"""
+
+from __future__ import annotations
+
+from runbooks_lib.procedures.relocate_postgres.cluster import cluster
+from runbooks_lib.runbook.step import Check, Command, Known
+
+_STAGE = """stage() {
+  if [ "$P" -ef "$T" ]; then stage=placed; elif [ -d "$K" ]; then stage=between; else stage=here; fi; }
+stage
+"""
+
+
+def shell(known: Known) -> str:
+    """The names, the functions and the stage: how every script after the first step begins."""
+    return cluster(known).shell() + _STAGE
+
+
+def command(known: Known, text: str, affects: str) -> Command:
+    """A change, as root."""
+    return Command(shell(known) + text, affects, root=True)
+
+
+def check(title: str, text: str, *, deadline_seconds: float = 30.0) -> Check:
+    """A question, as root."""
+    return Check(title, lambda known: shell(known) + text, root=True, deadline_seconds=deadline_seconds)

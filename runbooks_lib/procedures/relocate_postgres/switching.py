@@ -1,0 +1,211 @@
+"""The switch: everything between the last write on the old place and the first on the new one, as one command.
+
+stop → gate → stop the standby → fence and rename the old directory → the old path leads to the new place → start →
+promote. It runs detached, so that a lost connection does not stop it in the middle; run again after having been cut off
+anywhere it goes on from where things are (`stages`).
+
+The gate: the old server was shut down cleanly, the standby has replayed beyond its last checkpoint, and after the
+standby's own shutdown both control files name the same checkpoint of the same cluster. Until the standby is promoted
+nothing was written anywhere that the old directory does not hold: the way back is one step. From then on there is none.
+The renames are made durable before anything can be written: a power cut must not bring the old directory back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from runbooks_lib.procedures.relocate_postgres import stages, starting
+from runbooks_lib.procedures.relocate_postgres.cluster import LOOK, cluster
+from runbooks_lib.procedures.relocate_postgres.following import FOLLOW
+from runbooks_lib.procedures.relocate_postgres.lasting import LASTING
+from runbooks_lib.runbook.quoting import word
+from runbooks_lib.runbook.step import Check, Command, Known, Step, Undo
+
+SWITCH = "switch"
+STOP_SECONDS = 300
+PAUSE_SECONDS = 20
+
+_WAIT = """do $$ declare n int := 0; begin
+while exists (select from pg_stat_wal_receiver) or pg_last_wal_receive_lsn() is distinct from pg_last_wal_replay_lsn() loop
+  perform pg_sleep(0.02); n := n + 1; if n > 15000 then raise 'not replayed within 5 minutes'; end if;
+end loop; end $$"""  # noqa: E501
+
+_FUNCTIONS = f"""up() {{ read -r now x </proc/uptime; now=${{now%.*}}${{now#*.}}; }}
+bouncer() {{ [ "$BOUNCER" = 0 ] || timeout {PAUSE_SECONDS} setpriv --reuid="$OWNER" --regid="$GROUP" --init-groups -- \\
+  "$BIN/psql" -XAtqw -h /var/run/postgresql -p "$BOUNCER" -U pgbouncer -d pgbouncer -c "$1" >/dev/null; }}
+gone() {{ # DIRECTORY PROCESS: waits until the server is gone; tail watches without starting anything anew
+  timeout 3 tail -s 0.01 --pid="$2" -f /dev/null 2>/dev/null
+  i=0; while [ -e "$1/postmaster.pid" ] || [ "/proc/$2/cwd" -ef "$1" ]; do
+    i=$((i+1)); [ $i -lt {STOP_SECONDS * 50} ] || return 1; sleep 0.02; done; }}
+stopped() {{ if runs "$1"; then kill -INT "$pid"; gone "$1" "$pid"; fi; }}
+lsn() {{ echo $(((0x${{1%/*}} << 32) + 0x${{1#*/}})); }}
+answers() {{ # waits for the words that the server at the old path gives to a question
+  i=0; until said=$(old "$1" 2>/dev/null) && [ "$said" = "$2" ]; do
+    i=$((i+1)); [ $i -lt 600 ] || return 1; sleep 0.02; done; }}
+gate() {{ # DIRECTORY of the old server, which is down
+  stopped "$T" || {{ why="the standby does not stop"; return 1; }}
+  control "$1"; field 'Database cluster state'; state=$value
+  field 'Latest checkpoint location'; last=$value; field 'Database system identifier'; id=$value
+  [ "$state" = 'shut down' ] || {{ why="the old server was not shut down cleanly: $state"; return 1; }}
+  control "$T"; field 'Database cluster state'; state=$value; field 'Minimum recovery ending location'; reached=$value
+  field 'Database system identifier'
+  [ "$id" = "$ID" ] && [ "$value" = "$ID" ] || {{ why="they are two clusters: $id, $value, not $ID"; return 1; }}
+  field 'Latest checkpoint location'
+  case $state in 'shut down in recovery'|'in archive recovery') ;; *) why="the copy is $state"; return 1;; esac
+  [ "$value" = "$last" ] && [ "$(lsn "$reached")" -gt "$(lsn "$last")" ] || {{
+    why="the standby has not replayed the old server's last checkpoint $last: it is at $value, $reached"; return 1; }}
+  echo "gate: both are at checkpoint $last of cluster $ID; the standby replayed to $reached"
+}}
+back() {{ # nothing was placed: the database goes on where it was
+  echo "$*; the database is started again at its old place" >&2
+  if start && answers 'select pg_is_in_recovery()' f; then echo "it runs" >&2; fi
+  bouncer RESUME; unready; exit 1
+}}
+"""
+_SWITCH = """begin=
+if [ $stage = here ] && [ -e "$R/PG_VERSION" ] && runs "$R"; then
+  runs "$T" || fail "the standby does not run; nothing was changed"
+  ready || fail "systemd did not take the drop-in; nothing was changed"
+  [ "$PLACE" != symlink ] || ln -sfn -- "$T" "$P.relocate" || fail "cannot write beside $P; nothing was changed"
+  : >"$W/gate" && old checkpoint && new checkpoint && old checkpoint ||
+    { unready; fail "no checkpoint could be made; nothing was changed"; }
+  as "$BIN/psql" -XAtqw -v ON_ERROR_STOP=1 -h "$NEW" -p "$PORT" -U "$OWNER" -d postgres -c "select 'waiting'" \\
+    -c "$WAIT" -c 'select pg_last_wal_replay_lsn()' >"$W/gate" 2>&1 </dev/null & waiter=$!
+  i=0; until [ -s "$W/gate" ]; do
+    i=$((i+1)); [ $i -lt 600 ] || { unready; fail "the standby does not answer; nothing was changed"; }
+    sleep 0.05
+  done
+  bouncer PAUSE || {
+    bouncer RESUME; unready; fail "pgbouncer did not pause: its sessions hold on; nothing was changed"; }
+  runs "$R"; up; begin=$now
+  kill -INT "$pid"; gone "$R" "$pid" || fail "the old server was told to stop and does not; resume when it has"
+  up; stopped=$now
+  wait "$waiter" || back "the standby did not replay all: $(tail -n 1 "$W/gate")"
+fi
+if [ $stage = here ]; then
+  gate "$R" || back "the gate is shut: $why"
+  up; gated=$now
+  [ ! -e "$R/PG_VERSION" ] || mv -- "$R/PG_VERSION" "$R/PG_VERSION.relocated" || back "cannot write in $R"
+  mv -T -- "$R" "$K" || { mv -- "$R/PG_VERSION.relocated" "$R/PG_VERSION"; back "cannot rename $R"; }
+  stage=between
+elif [ $stage = between ]; then
+  gate "$K" || fail "the gate is shut: $why; take it back: undo"
+fi
+if [ $stage = between ]; then
+  place || fail "the old path could not be led to $T; resume, or take it back"
+fi
+if [ -e "$T/standby.signal" ]; then # a cut may have come before this, and nothing may be written before it
+  sync -- "$K" "${K%/*}" "${P%/*}" || fail "the renames are not safe on the disk; resume"
+fi
+up; placed=$now
+[ -n "$begin" ] || ready
+start || fail "the server does not start on $P; see its log; resume, or take it back"
+up; started=$now
+i=0; while [ -e "$T/standby.signal" ] && ! as "$BIN/pg_ctl" promote -W -s -D "$T" 2>/dev/null; do
+  i=$((i+1)); [ $i -lt 600 ] || fail "the server on $P cannot be promoted; see its log; resume, or take it back"
+  sleep 0.02
+done
+answers 'select pg_is_in_recovery()' f || fail "the server on $P was promoted and takes no writes; see its log; resume"
+bouncer RESUME
+up
+[ -z "$begin" ] || echo "writes stood still for $(((now - begin) * 10)) ms: stop $(((stopped - begin) * 10)), \\
+gate $(((gated - stopped) * 10)), place $(((placed - gated) * 10)), start $(((started - placed) * 10)), \\
+promote $(((now - started) * 10))"
+unready
+[ ! -d "$K" ] || printf 'This was the database until %s; it is now in %s.\\nNothing here changes any more.\\n' \\
+  "$(date -u +%Y-%m-%dT%H:%M:%SZ)" "$T" >"$K/RELOCATED"
+rm -rf -- "$NEW"; rm -f -- "$W/gate" "$P.relocate"
+"""
+_PLACE = """place() { # the old path leads to the target; rename(2) puts the link there at once
+  [ -L "$P.relocate" ] || ln -sfn -- "$T" "$P.relocate" || return 1
+  mv -T -- "$P.relocate" "$P"; }
+displace() { # the old path is what it was
+  if [ -n "$LINK" ]; then ln -sfn -- "$LINK" "$P.relocate" && mv -T -- "$P.relocate" "$P"
+  else [ ! -L "$P" ] || rm -f -- "$P"; fi; }
+"""
+_SWITCHED = """[ $stage = placed ] || no "the database is not at $T"
+runs "$T" || no "no server runs on $T"
+[ ! -e "$T/standby.signal" ] || no "the server on $T is still a standby"
+said=$(old "$WHO") || no "it gives no answer"
+[ "$said" = "false $ID" ] || no "it answers: $said"
+[ ! -e "$K/PG_VERSION" ] || no "the old directory $K could be started"
+[ ! -e "$NEW" ] && { [ -z "$UNIT" ] || [ ! -e "$DROP/zz-relocate.conf" ]; } ||
+  no "a cut command left the drop-in or $NEW"
+yes "the server on $P, which leads to $T, takes writes; it is the cluster $ID"
+"""
+_PASSED = """[ $stage = placed ] || no "the database is not at $T"
+control "$T"; field 'Database cluster state'
+case $value in
+  'shut down in recovery'|'in archive recovery') no "the server on $T has taken no write: it is $value";;
+  'in production'|'shut down'|'shutting down'|'in crash recovery')
+    yes "the server on $T has been promoted: it is $value";;
+  *) cannot_tell "the server on $T is $value";;
+esac
+"""
+_BACK = """if [ $stage != here ]; then
+  ready; stopped "$T" || fail "the server on $T does not stop"
+  control "$T"; field 'Database cluster state'
+  case $value in 'shut down in recovery'|'in archive recovery') ;; *)
+    [ $stage != placed ] || start; unready
+    fail "the server on $T has been promoted ($value): going back would lose what was written there";; esac
+  [ -d "$K" ] || fail "neither $R nor $K is what it was"
+  displace && mv -T -- "$K" "$R" || fail "$K could not be given its old name"
+fi
+rm -f -- "$P.relocate" "$R/RELOCATED"
+[ ! -e "$R/PG_VERSION.relocated" ] || mv -- "$R/PG_VERSION.relocated" "$R/PG_VERSION" || fail "cannot write in $R"
+sync -- "$R" "${R%/*}" "${P%/*}"
+start && answers 'select pg_is_in_recovery()' f || fail "the server does not start at its old place; see its log"
+bouncer RESUME 2>/dev/null
+unready
+"""
+_IS_BACK = """[ $stage = here ] || no "the database is not at its old place"
+[ -s "$R/PG_VERSION" ] || no "$R cannot be started"
+[ ! -L "$P.relocate" ] && { [ -z "$UNIT" ] || [ ! -e "$DROP/zz-relocate.conf" ]; } || no "a cut command left something"
+runs "$R" || no "no server runs on $R"
+said=$(old "$WHO") || no "it gives no answer"
+[ "$said" = "false $ID" ] || no "it answers: $said"
+yes "the server in $R takes writes, as before"
+"""
+
+
+def _shell(known: Known) -> str:
+    of = cluster(known)
+    names = {
+        "LINK": str(of.facts["link"]),
+        "WAIT": _WAIT,
+        "WHO": "select pg_is_in_recovery() || ' ' || (select system_identifier from pg_control_system())",
+        "PLACE": "symlink",
+        "BOUNCER": str(known.parameters["pgbouncer_port"]),
+    }
+    head = "".join(f"{name}={word(value)}\n" for name, value in names.items())
+    return stages.shell(known) + head + starting.shell(of) + _FUNCTIONS + _PLACE
+
+
+def _commands(known: Known) -> Sequence[Command]:
+    of = cluster(known)
+    return [Command(_shell(known) + _SWITCH, f"{of.directory}, its server, {of.kept}", root=True)]
+
+
+def _check(title: str, text: str) -> Check:
+    return Check(title, lambda known: _shell(known) + text, root=True)
+
+
+SWITCHING = Step(
+    name=SWITCH,
+    title="Switch: stop, prove that the copy has everything, start on the copy, take writes",
+    why="The old path must lead to the new place, and no acknowledged write may be lost.",
+    needs=(LOOK, LASTING, FOLLOW),
+    prechecks=(stages.check("the standby still follows", 'runs "$T" && yes "it runs"; no "no standby runs on $T"\n'),),
+    commands=_commands,
+    verify=_check("the server on the new place takes writes", _SWITCHED),
+    undo=Undo(
+        lambda known: [Command(_shell(known) + _BACK, "the old path, the server", root=True)],
+        _check("the server runs at its old place", _IS_BACK),
+        takes="seconds, and only until the new place has taken the first write",
+    ),
+    point_of_no_return=True,
+    passed=_check("the new place has taken its first write", _PASSED),
+    deadline_seconds=900,
+    verify_seconds=30,
+    detached=True,
+)
