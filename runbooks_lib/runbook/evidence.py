@@ -7,9 +7,9 @@ does not answer any more leaves a run without its second half, told as such.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,18 +18,12 @@ from runbooks_lib import writer
 from runbooks_lib.errors import RunbookError
 from runbooks_lib.facts.collect import read_snapshot
 from runbooks_lib.hosts.host import Host, HostError
-from runbooks_lib.runbook import story
+from runbooks_lib.runbook import page
+from runbooks_lib.runbook.difference import Difference, differences, states
 from runbooks_lib.runbook.run import Run
-from runbooks_lib.runbook.state import fold
 
-BEFORE, AFTER, PLAN, TIMELINE, NOTEBOOK = (
-    "facts-before.json",
-    "facts-after.json",
-    "plan.json",
-    "timeline.html",
-    "notebook.ipynb",
-)
-_LARGEST_NOTEBOOK_BYTES = 20 * 1024 * 1024
+PLAN, BEFORE, AFTER, DIFFERENCE = "plan.json", "facts-before.json", "facts-after.json", "difference.json"
+TIMELINE = "timeline.html"
 
 
 def begin(run: Run) -> None:
@@ -41,48 +35,37 @@ def begin(run: Run) -> None:
 
 
 def gather(run: Run) -> None:
-    """Keep the facts as they are now, what differs, the timeline, and the notebook as it was last saved."""
+    """Keep the facts as they are now, what differs, and the timeline."""
     directory = run.journal.path.parent
-    difference: list[tuple[str, str, str]] = []
+    now = facts_now(run.host)
+    difference = facts_difference(_kept(directory / BEFORE), now)
     with suppress(RunbookError):
-        now = facts_now(run.host)
         writer.write_json(directory / AFTER, now)
-        difference = facts_difference(_kept(directory / BEFORE), now)
+        writer.write_json(directory / DIFFERENCE, {"differences": [asdict(each) for each in difference]})
     with suppress(RunbookError):
-        entries = run.journal.entries
-        writer.write(directory / TIMELINE, story.page(fold(run.name, entries), entries, difference))
-        _keep_notebook(directory)
+        writer.write(directory / TIMELINE, page.page(run.name, run.journal.entries, difference))
 
 
 def facts_now(host: Host) -> dict[str, Any]:
-    """The host's facts as samples by name and labels; one reading of each counter, no pause."""
+    """The host's quick facts, read once: `states` as a person would name them, and `samples` by name and labels."""
     time = datetime.now(UTC).isoformat(timespec="seconds")
     try:
         snapshot = read_snapshot(host, sample_seconds=0.0)
     except HostError as error:
-        return {"time": time, "state": error.kind, "message": str(error), "samples": {}}
+        return {"time": time, "state": error.kind, "message": str(error), "states": {}, "samples": {}}
     samples = {
         each.name + "{" + ",".join(f'{key}="{value}"' for key, value in sorted(each.labels.items())) + "}": each.value
         for each in snapshot.samples()
     }
-    return {"time": time, "state": "ok", "message": "", "samples": samples}
+    return {"time": time, "state": "ok", "message": "", "states": states(snapshot), "samples": samples}
 
 
-def facts_difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """What is different, as (name, before, after): space, inodes and whether filesystems are read-only. Counters and
-    loads differ always and tell nothing here."""
+def facts_difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Difference]:
+    """What is different between two `facts_now`; that one of them is missing is a difference too."""
     if before.get("state") != "ok" or after.get("state") != "ok":
-        return [("the facts", str(before.get("state", "not read")), str(after.get("state", "not read")))]
-    then, now = before["samples"], after["samples"]
-    return [
-        (name, _number(then.get(name)), _number(now.get(name)))
-        for name in sorted(then.keys() | now.keys())
-        if name.startswith("node_filesystem_") and then.get(name) != now.get(name)
-    ]
-
-
-def _number(value: object) -> str:
-    return "-" if value is None else f"{value:.0f}" if isinstance(value, float) else str(value)
+        told = [str(each.get("message") or each.get("state", "not read")) for each in (before, after)]
+        return [Difference("whether the facts could be read", *told)]
+    return differences(before["states"], after["states"])
 
 
 def _kept(path: Path) -> dict[str, Any]:
@@ -91,13 +74,3 @@ def _kept(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return kept if isinstance(kept, dict) else {}
-
-
-def _keep_notebook(directory: Path) -> None:
-    """The notebook that this kernel belongs to, as JupyterLab last saved it (JPY_SESSION_NAME is its path)."""
-    path = Path(os.environ.get("JPY_SESSION_NAME", ""))
-    if path.suffix != ".ipynb" or not path.is_file() or path.stat().st_size > _LARGEST_NOTEBOOK_BYTES:
-        return
-    with suppress(OSError, ValueError):
-        text = writer.notebook_text(json.loads(path.read_text(encoding="utf-8")))
-        writer.write_exactly(directory / NOTEBOOK, text.encode("utf-8", "backslashreplace"))

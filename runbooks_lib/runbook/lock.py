@@ -4,8 +4,8 @@ A lock is a file whose first line is its token, put in place whole and at once b
 taken. Who comes after it - because it was given back, because it is from before a reboot, or because a person took over
 a stale one - puts his own under `NAME.TOKEN`, again by `ln`: only one can come after a given token, and the last file
 of that chain is the holder's. Nothing is ever removed while another may be reading it, and a file of another user,
-which a sticky directory keeps from us, is no hindrance. The holder may then move his file to the front and clear away
-the dead ones.
+which a sticky directory keeps from us, is no hindrance. The holder then moves his file to the first place in the chain
+that he may take, and clears away the dead ones: the chain has at most one place for each user.
 
 Every change carries the token and runs only if it is still the last one (`fence`): who has lost the lock changes
 nothing any more.
@@ -65,8 +65,12 @@ if [ -z "$h" ] || [ -n "$over" ]; then
     ln -- "$part" "$target" 2>/dev/null
   rm -f -- "$part"
   walk
-  if [ "$token" = "$mine" ] && [ "$h" != "$lock" ] && mv -f -- "$h" "$lock" 2>/dev/null </dev/null; then
-    for f in "$lock".*; do [ "$f" = "$lock.$mine" ] || rm -f -- "$f" 2>/dev/null; done
+  if [ "$token" = "$mine" ]; then
+    to=$lock
+    while [ "$to" != "$h" ] && ! mv -f -- "$h" "$to" 2>/dev/null </dev/null; do
+      token=; { read -r token <"$to"; } 2>/dev/null; to=${token:+$lock.$token}; to=${to:-$h}
+    done
+    for f in "$lock".*; do case $f in "$to"|"$lock.$mine") ;; *) rm -f -- "$f" 2>/dev/null;; esac; done
     walk
   fi
 fi

@@ -343,11 +343,12 @@ class Run:
 
     def interrupted(self, step: Step | None) -> Stopped:
         """Ctrl-C, or the notebook's stop button: what is done, what is running, how to go on."""
-        running = "nothing of it is running"
+        running, ways = "nothing of it is running", words.how_to_go_on(self.name)
         if step is not None:
             mine = self.state.step(step.name)
             if any(each in mine.jobs for each in mine.open_changes):
-                running = f"its job goes on on the host (end it, and take nothing back: `runbook cancel {self.name}`)"
+                running = "its job goes on on the host"
+                ways += f"; end it, and take nothing back: `runbook cancel {words.short(self.name)}`"
             elif mine.open_changes:
                 try:
                     self.settle(step, mine)
@@ -359,7 +360,7 @@ class Run:
             f"interrupted in `{step.name}`" if step else "interrupted",
             where=self.host.name,
             true_now=f"{running}\n{words.state_text(self.target.runbook, self.state)}",
-            next=words.how_to_go_on(self.name),
+            next=ways,
         )
 
     def note(self, step: Step, observed: Observation) -> None:
@@ -453,6 +454,8 @@ def begin(target: Target, options: Options, plan: Plan) -> Run:
             key=target.key,
             runbook=target.runbook.name,
             version=target.runbook.version,
+            title=target.runbook.title,
+            titles={step.name: step.title for step in target.runbook.steps},
             parameters=target.parameters,
             identity=target.identity.as_data(),
             host=target.host.name,

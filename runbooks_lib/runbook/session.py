@@ -14,7 +14,7 @@ from typing import Any
 
 from runbooks_lib.errors import RunbookError, UsageError
 from runbooks_lib.hosts.host import Host
-from runbooks_lib.runbook import evidence, places, words
+from runbooks_lib.runbook import evidence, executed, places, words
 from runbooks_lib.runbook.detached import cancel
 from runbooks_lib.runbook.operator import Console, Operator
 from runbooks_lib.runbook.plan import Plan
@@ -34,6 +34,7 @@ class Session:
 
     def __init__(self, aim: Target | None, options: Options) -> None:
         self._aim, self._options = aim, options
+        executed.listen()
         self._plan: Plan | None = None
         self._done: Finished | None = None
 
@@ -126,7 +127,7 @@ class Session:
         run = self._open()
         if isinstance(run, Finished):
             return self._say("Nothing of it is running: it is done.")
-        _held.pop(run.target.key, None)
+        self._forget(run)
         return self._say(cancel(run))
 
     def again(self, reason: str) -> None:
@@ -149,6 +150,7 @@ class Session:
             found = open_run(self._aim, self._options, self._plan)
         if isinstance(found, Run):
             _held[self._aim.key] = found
+            executed.keep(found.journal.path.parent, self._aim.runbook.notebook)
             self._options = replace(self._options, again=None)
         return found
 
@@ -162,11 +164,15 @@ class Session:
             raise Stopped("interrupted", where=where, true_now=true_now, next="run the cell again") from None
 
     def _undo(self, run: Run) -> None:
-        _held.pop(run.target.key, None)
+        self._forget(run)
         self._say(undo(run, approve=None))
 
-    def _let_go(self, run: Run) -> None:
+    def _forget(self, run: Run) -> None:
         _held.pop(run.target.key, None)
+        executed.let_go(run.journal.path.parent)
+
+    def _let_go(self, run: Run) -> None:
+        self._forget(run)
         with suppress(RunbookError):
             run.close()
 

@@ -1,44 +1,32 @@
-"""A run told from its journal: lines for a terminal, and a page for the post-mortem."""
+"""A run told from its journal, line by line."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
-
-from jinja2 import Environment
 
 from runbooks_lib.runbook.journal import Entry
 from runbooks_lib.runbook.quoting import shown
 from runbooks_lib.runbook.state import RunState
 
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{{ state.run }}</title>
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<style>body{font:16px/1.5 sans-serif;max-width:70em;margin:2em auto;padding:0 1em}
-td{vertical-align:top;padding:.2em .6em;border-top:1px solid #ccc}td.time{white-space:nowrap}
-pre{white-space:pre-wrap;overflow-wrap:anywhere;margin:0;font-size:13px}.bad{font-weight:bold}</style></head><body>
-<h1>{{ state.runbook }} {{ state.version }} on {{ state.host }}</h1>
-<p>Run {{ state.run }}: {{ state.outcome }}. By {{ state.who }}. Times are UTC.</p>
-<table>{% for line in lines %}
-<tr><td class="time">{{ line.time }}</td><td>{{ line.step }}</td><td{% if line.bad %} class="bad"{% endif %}>
-{{- line.what }}{% if line.detail %}<pre>{{ line.detail }}</pre>{% endif %}</td></tr>{% endfor %}
-</table>
-{% if difference %}<h2>What is different on the host</h2><table>{% for each in difference %}
-<tr><td>{{ each[0] }}</td><td>{{ each[1] }}</td><td>{{ each[2] }}</td></tr>{% endfor %}</table>{% endif %}
-</body></html>
-"""
-
 
 @dataclass(frozen=True)
 class Line:
-    """One line of the story."""
+    """One line of the story. `kind`: person (somebody decided), change, check, end, why (it went no further), step."""
 
-    time: str
+    time: datetime
     step: str
     what: str
     detail: str = ""
     bad: bool = False
+    kind: str = "step"
+
+    @property
+    def short(self) -> bool:
+        """The detail fits behind `what`."""
+        return self.kind in ("check", "end", "why") and 0 < len(self.detail) < 120 and "\n" not in self.detail
 
 
 def lines(entries: Sequence[Entry]) -> list[Line]:
@@ -47,63 +35,76 @@ def lines(entries: Sequence[Entry]) -> list[Line]:
 
 
 def text(state: RunState, entries: Sequence[Entry], *, full: bool = False) -> str:
-    """The story for a terminal; `full` with commands and outputs."""
-    told = [f"{state.runbook} {state.version} on {state.host}: {state.outcome}", f"run {state.run}, by {state.who}"]
+    """The story for a terminal; `full` with commands, evidence and outputs. What went wrong is always told in full."""
+    told = [f"{state.runbook} {state.version} on {state.host}: {state.outcome}", f"run {state.run}; times are UTC"]
+    day = None
     for line in lines(entries):
-        told.append(f"{line.time}  {line.step + ': ' if line.step else ''}{line.what}")
-        if line.detail and (full or line.bad):
-            told += [f"    | {each}" for each in line.detail.split("\n")]
+        if line.time.date() != day:
+            day = line.time.date()
+            told.append(f"\n{day:%Y-%m-%d}")
+        sign, step = "✗" if line.bad else " ", f"{line.step}: " if line.step else ""
+        told.append(f"{line.time:%H:%M:%S} {sign} {step}{line.what}" + (f": {line.detail}" if line.short else ""))
+        if line.detail and not line.short and (full or line.bad):
+            told += [f"           | {each}" for each in line.detail.split("\n")]
     return shown("\n".join(told))
 
 
-def page(state: RunState, entries: Sequence[Entry], difference: Sequence[tuple[str, str, str]] = ()) -> str:
-    """The story as a page without scripts; every text of a host is escaped."""
-    template = Environment(autoescape=True).from_string(_PAGE)
-    clean = [replace(line, what=shown(line.what), detail=shown(line.detail)) for line in lines(entries)]
-    return template.render(state=state, lines=clean, difference=difference)
-
-
 def _line(entry: Entry) -> Line:
-    data, detail, bad = entry.data, "", False
+    data, detail, bad, kind = entry.data, "", False, "step"
     match entry.kind:
         case "begin":
-            what = f"begun by {_person(data['who'])}"
+            what, kind = f"begun by {person(data['who'])}", "person"
             detail = "\n".join(f"{name} = {value}" for name, value in data["parameters"].items())
         case "resumed":
-            what = "carried on" + (f" by {_person(data['who'])}" if data.get("who") else "")
-            what += f", approved: {data['digest']}" if data.get("digest") else ", guided: each change is asked for"
+            what, kind = "carried on" + (f" by {person(data['who'])}" if data.get("who") else ""), "person"
+            what += f"; approved: {data['digest']}" if data.get("digest") else "; each change is asked for"
         case "approval":
-            what = "guided: each change is asked for" if data.get("guided") else f"approved: {data['digest']}"
+            what, kind = ("each change is asked for" if data.get("guided") else f"approved: {data['digest']}"), "person"
+        case "undo approved":
+            what, kind = ("each undo is asked for" if data["guided"] else f"undo approved: {data['digest']}"), "person"
         case "locked":
-            what = "the host's lock is taken" + (f", from {data['taken_over']}" if data["taken_over"] else "")
+            what = "the host is held by this run"
+            if data["taken_over"]:
+                what, kind = f"{what}, taken over from {data['taken_over']}", "person"
+        case "unlocked":
+            what = "the host is given back" if data["given_back"] else "the host was no longer held by this run"
         case "before":
-            what, detail = "before-values and undo recorded", "\n".join(each["text"] for each in data["undo"])
+            what, detail = "recorded: what was there, and its undo", "\n".join(each["text"] for each in data["undo"])
         case "change":
-            what, detail = f"change {data['change']}", data["command"]
+            what, detail, kind = (
+                f"{data['change']} runs" + (" as root" if data["root"] else ""),
+                data["command"],
+                "change",
+            )
         case "changed" | "change lost":
             status = data["exit_status"]
-            what = f"{data['change']} {data['became']}" + ("" if status is None else f", status {status}")
+            ended = f"ended, status {status}" if data["became"] == "ended" else f"is {data['became']}"
+            what, kind = f"{data['change']} {ended}", "change"
             detail = "\n".join(part for part in (data["error"], data["output"]) if part)
             bad = data["became"] != "ended" or status != 0
         case "checked":
-            what, detail = f"{data['check']}? {data['answer']}", data["evidence"]
+            what, detail, kind = f"{data['check']}? {data['answer']}", data["evidence"], "check"
         case "done" | "undone":
-            what, detail = f"{entry.kind}: {data['how']}", data.get("evidence", "")
+            how = "" if data["how"] in ("changed", "changed back") else f", {data['how']}"
+            what, detail, kind = f"{entry.kind}{how}", data.get("evidence", ""), "end"
         case "decision":
-            what = f"decided: {data['choice']}"
+            what, kind = f"decided: {data['choice']}", "person"
         case "skipped":
-            what = f"skipped: {data['reason']}"
+            what, kind = f"skipped: {data['reason']}", "person"
         case "finished":
-            what = f"finished: {data['outcome']}"
+            what, kind = f"finished: {data['outcome']}", "end"
+        case "cancelled":
+            what, kind = "cancelled: what still ran was ended", "person"
         case "failed" | "stopped" | "cannot tell" | "interrupted":
-            what, detail, bad = entry.kind, data.get("why", ""), True
+            what, detail, kind = entry.kind, data.get("why", ""), "why"
+            bad = detail != "you said stop"
         case _:
             what = entry.kind
             detail = ", ".join(f"{name} {value}" for name, value in data.items() if value not in ("", None))
-    return Line(entry.time.strftime("%Y-%m-%d %H:%M:%S"), entry.step, what, detail, bad)
+    return Line(entry.time, entry.step, what, detail, bad, kind)
 
 
-def _person(who: Mapping[str, Any]) -> str:
+def person(who: Mapping[str, Any]) -> str:
     """`ada@desk, logged in as oncall with ssh-ed25519 SHA256:…`."""
     login = who["ssh"]
     told = f"{who['user']}@{who['machine']}"

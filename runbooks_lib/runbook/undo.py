@@ -181,7 +181,7 @@ def _failed(run: Run, step: Step, why: str, kind: str = "failed") -> Stopped:
         f"the undo stopped at `{step.name}`: {why}",
         where=run.host.name,
         true_now=words.state_text(run.target.runbook, run.state),
-        next=f"go on with it: `runbook undo {run.name}`; look: `runbook show {run.name}`",
+        next=f"go on with it: `runbook undo {words.short(run.name)}`; look: `runbook show {words.short(run.name)}`",
     )
 
 
@@ -191,5 +191,5 @@ def _cannot_tell(run: Run, step: Step, evidence: str) -> CannotTellNow:
         f"cannot tell whether `{step.name}` is undone",
         where=run.host.name,
         true_now=f"seen: {evidence}",
-        next=f"find out why it cannot be told; then `runbook undo {run.name}`",
+        next=f"find out why it cannot be told; then `runbook undo {words.short(run.name)}`",
     )

@@ -72,8 +72,35 @@ def state_text(runbook: Runbook | None, state: RunState) -> str:
 
 
 def how_to_go_on(run: str) -> str:
-    """The two ways out of an unfinished run."""
+    """The ways out of an unfinished run. The last part of its name is enough for every verb."""
+    run = short(run)
     return f"go on: `runbook resume {run}`; take back: `runbook undo {run}`; look: `runbook show {run}`"
+
+
+def short(run: str) -> str:
+    """The part of a run's name that nobody else has, and that every verb takes: `3f9a12`."""
+    return run.rpartition("-")[2]
+
+
+def size(amount: float) -> str:
+    """Bytes as a person reads them: `640 MiB`, `69.2 GiB`."""
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if amount < 1024 or unit == "TiB":
+            break
+        amount /= 1024
+    return f"{amount:.0f} {unit}" if amount >= 100 or unit == "B" else f"{amount:.1f} {unit}"
+
+
+def duration(seconds: float) -> str:
+    """`0.4 s`, `12 s`, `3 min 20 s`, `2 h 5 min`."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 120:
+        return f"{whole} s"
+    if whole < 7200:
+        return f"{whole // 60} min" + (f" {whole % 60} s" if whole % 60 and whole < 600 else "")
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 def _indented(text: str, by: str = "  ") -> str:

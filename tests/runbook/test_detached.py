@@ -179,7 +179,7 @@ def test_cancel_ends_what_runs_and_takes_nothing_back(
     monkeypatch.setattr(detached, "follow", _interrupt)
     with pytest.raises(Stopped, match="interrupted in `slow`") as stopped:
         carry_out(run)
-    assert f"runbook cancel {run.name}" in str(stopped.value)
+    assert f"runbook cancel {run.name[-6:]}`" in str(stopped.value)
     wait_for(marked, 2)
     directory = runs.directories(bench.runs)[0]
     aim = target(runbook, bench.host, bench.parameters)

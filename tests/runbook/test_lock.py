@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from runbooks_lib.hosts.host import Host
+from runbooks_lib.hosts.host import Host, Result
 from runbooks_lib.hosts.local import LocalHost
 from runbooks_lib.runbook import lock
 from runbooks_lib.runbook.change import Became, change, settle
@@ -146,3 +148,44 @@ def test_records_in_a_directory_of_somebody_else_are_refused(here: LocalHost, pl
     came = change(here, Command("true", "x"), held, run="run", change="a.1.1", deadline_seconds=5)
     assert came.became is Became.NOT_BEGUN
     assert list(tmp_path.iterdir()) == []
+
+
+class As(LocalHost):
+    """This machine as another of its users sees it."""
+
+    def __init__(self, user: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__(f"user-{user}")
+        self.command, self.patch = f"exec setpriv --reuid={user} --regid={user} --clear-groups /bin/sh -s", monkeypatch
+
+    def run(self, *arguments: Any, **options: Any) -> Result:
+        self.patch.setattr("runbooks_lib.hosts.local.COMMAND", self.command)
+        return super().run(*arguments, **options)
+
+
+@pytest.mark.lab
+def test_of_two_unix_users_one_has_the_host_and_neither_leaves_more_and_more_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In a sticky directory nobody may remove or replace what another user made."""
+    with tempfile.TemporaryDirectory(prefix="rb-places-") as made:
+        Path(made).chmod(0o1777)
+        places = Places((made,))
+        ada, bob = As(54321, monkeypatch), As(54322, monkeypatch)
+        first = take(ada, places, "first")
+        with pytest.raises(lock.HostBusy, match="held by first@desk"):
+            take(bob, places, "second")
+        assert change(ada, Command(f"touch {made}/x", "x"), first, run="first", change="a.1.1", deadline_seconds=5).ok
+        old(places)
+        mine = take(bob, places, "second", take_over="first@desk")
+        late = change(ada, Command(f"touch {made}/y", "y"), first, run="first", change="a.1.2", deadline_seconds=5)
+        assert late.became is Became.NOT_BEGUN
+        assert not (Path(made) / "y").exists()
+        assert lock.release(bob, mine)
+        for number in range(4):
+            for user in (bob, bob, ada, bob):
+                held = take(user, places, f"run-{number}")
+                found = lock.look(ada if user is bob else bob, places)
+                assert found is not None
+                assert found.token == held.token
+                assert lock.release(user, held)
+        assert len(list(Path(made).glob("runbooks-lock*"))) <= 6

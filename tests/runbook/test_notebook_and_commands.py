@@ -85,7 +85,7 @@ def test_the_commands_plan_run_prove_show_and_undo(inventory: Path, logs: Path, 
     (directory,) = runs.directories(inventory.parent / "out/runs")
     assert "done" in call("runs")
     story = call("show", directory.name, "--full")
-    assert story.index("begun by") < story.index("before-values") < story.index("change rotate.1.1")
+    assert story.index("begun by") < story.index("recorded: what was there") < story.index("rotate.1.1 runs")
     kept = {path.name for path in directory.iterdir()}
     assert {"journal.jsonl", evidence.PLAN, evidence.BEFORE, evidence.AFTER, evidence.TIMELINE} <= kept
     assert all(path.stat().st_mode & 0o077 == 0 for path in directory.iterdir())
@@ -118,7 +118,23 @@ def test_an_approved_notebook_runs_once_and_the_command_line_knows(
     assert "done, proven now" in executed(**values)
     assert "Done before" in call("run", *what, "--approve", digest)
     assert picture(logs) == done
-    assert len(runs.directories(inventory.parent / "out/runs")) == 1
+    (directory,) = runs.directories(inventory.parent / "out/runs")
+    _is_executed(directory / "notebook.ipynb")
+
+
+def _is_executed(path: Path) -> None:
+    """The evidence's notebook: its prose, every cell that ran with what it said, the last one's last word too."""
+    kept = nbformat.read(path, as_version=4)
+    nbformat.validate(kept)
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert "**When not to run it.**" in kept.cells[0].source
+    code = [cell for cell in kept.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == [1, 2, 3, 4, 5, 6, 7]
+    said = {cell.source: "".join(output.get("text", "") for output in cell.outputs) for cell in code}
+    assert "[would run] compress" in said["work.plan()"]
+    assert "rotate: done: 2 logs are rotated" in said['work.step("rotate")']
+    assert "Done. The evidence is in" in said["work.finish()"]
+    assert any("directory = " in source for source in said)
 
 
 @pytest.mark.usefixtures("inventory")

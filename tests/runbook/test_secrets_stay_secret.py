@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from runbooks_lib.runbook import evidence, journal, story
+from runbooks_lib.runbook import evidence, journal, page, story
 from runbooks_lib.runbook.resume import carry_out
 from runbooks_lib.runbook.run import Stopped
 from runbooks_lib.runbook.state import fold
@@ -47,7 +47,7 @@ def test_a_secret_on_stdin_reaches_the_command_and_nothing_else(bench: Bench, mo
         "".join(traceback.format_exception(stopped.value)),
         run.options.operator.text,  # type: ignore[attr-defined]
         story.text(state, entries, full=True),
-        story.page(state, entries),
+        page.page("run", entries),
         everything_under(bench.runs).decode("utf-8", "replace"),
         everything_under(Path(bench.places.candidates[0])).decode("utf-8", "replace"),
     ]
