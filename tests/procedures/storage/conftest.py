@@ -10,10 +10,7 @@ import pytest
 from runbooks_lib.hosts.ssh import SshHost
 from runbooks_lib.runbook.run import Options
 from runbooks_lib.training.lab.machine import Machine, connected
-from tests.lab.conftest import machine, session_machine
 from tests.procedures.storage.work import quiet_options
-
-__all__ = ["machine", "session_machine"]
 
 
 @pytest.fixture
