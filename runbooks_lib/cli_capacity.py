@@ -90,9 +90,8 @@ def needs(
         raise UsageError(
             f"the history knows no partition{place} of these hosts", next="`runbook history info` lists them"
         )
-    for line in (*told.paragraphs, told.total, told.enough, *told.unplanned):
-        if line:
-            click.echo(line)
+    for line in (*told.paragraphs, *told.lines):
+        click.echo(line)
     if not told.made:
         sys.exit(ExitCode.FAILED)
 

@@ -137,6 +137,7 @@ class _Host(_Section):
     ssh: Name | None = None
     local: bool = False
     example: bool = False
+    lvm: bool = False
     sudo_password: SecretReference | None = None
     note: str = ""
     partitions: dict[Mountpoint, _Partition] = Field(default_factory=dict)
@@ -189,6 +190,7 @@ class HostEntry:
     defaults: Defaults = field(default_factory=Defaults)
     port: int | None = None  # set only where an Ansible inventory says so
     user: str | None = None
+    lvm: bool = False  # read LVM too, as root: thin pools, and what volume groups still have to give
 
     def partition(self, mountpoint: str) -> PartitionSettings:
         """The settings of one mount point; the defaults for one that is not listed."""
@@ -341,6 +343,7 @@ def _entry(name: str, host: _Host, defaults: Defaults) -> HostEntry:
         note=host.note,
         partitions=partitions,
         defaults=defaults,
+        lvm=host.lvm,
     )
 
 
@@ -379,6 +382,7 @@ def _with_ansible(inventory: Path, listed: dict[str, HostEntry], parsed: _File) 
             defaults=parsed.defaults,
             port=found.port,
             user=found.user,
+            lvm=entry.lvm,
         )
     unknown = [name for name in listed if name not in hosts]
     if unknown:

@@ -21,13 +21,14 @@ from runbooks_lib.capacity.growth import (
     tier_of,
 )
 from runbooks_lib.capacity.rates import Rates
+from runbooks_lib.facts.lvm import THIN_POOL
 
 if TYPE_CHECKING:
     from runbooks_lib.config import PartitionSettings
     from runbooks_lib.history import FilesystemHistory, Series
 
 State = Literal["crossed", "act", "watch", "ok", "cannot tell"]
-Resource = Literal["bytes", "inodes"]
+Resource = Literal["bytes", "inodes", "metadata"]
 Dates = tuple[date | None, date | None, date | None]
 
 # Chances are never said to be lower than these (7, 30, 90 days): what the backtest saw come true where less was said,
@@ -43,7 +44,8 @@ _RANK = {"crossed": 0, "act": 1, "watch": 2, "cannot tell": 3, "ok": 4}
 
 @dataclass(frozen=True, eq=False)
 class Outlook:
-    """Everything that the report says about one partition, in the unit of `resource` (bytes or inodes).
+    """Everything that the report says about one partition or thin pool, in the unit of `resource` (bytes, inodes, or
+    bytes of a thin pool's metadata).
 
     `usable` is the size without the reserve, so that `used / usable` is df's Use%. `days_to_threshold` counts from
     now until 10, 50 and 90 % of the futures have passed `threshold_level` (`inf`: not within the horizon) and `dates`
@@ -81,6 +83,7 @@ class Outlook:
     refusal: str | None
     origins: tuple[str, ...]
     stale_days: int
+    fstype: str
     level_only: str | None  # why only the level is judged and no forecast made, e.g. "it lives in memory"
     sentence: str = ""
 
@@ -95,9 +98,9 @@ def outlook(
 ) -> Outlook:
     """What will become of one partition, seen at `now` (timezone-aware), up to `horizon_days` ahead.
 
-    Bytes and inodes are both judged and the worse is returned. A resize moves the threshold and is no growth; changes
-    on `excluded_days` (a person said that they were one-off) are taken out. Never raises for odd data: what cannot be
-    said is in `refusal`, and the level is judged all the same.
+    Bytes and inodes (of a thin pool: bytes and metadata) are both judged and the worse is returned. A resize moves the
+    threshold and is no growth; changes on `excluded_days` (a person said that they were one-off) are taken out. Never
+    raises for odd data: what cannot be said is in `refusal`, and the level is judged all the same.
     """
     size, reserved = _latest(history.size_bytes), np.nan_to_num(_latest(history.reserved_bytes))
     usable = np.asarray(history.size_bytes, dtype=np.float64) - np.nan_to_num(history.reserved_bytes)
@@ -116,13 +119,14 @@ def outlook(
         recent=history.recent,
     )
     by_bytes = asked.answer()
+    second: Resource = "metadata" if history.fstype == THIN_POOL else "inodes"
     inodes = np.asarray(history.inodes_total, dtype=np.float64)
     total = _latest(inodes)
     if not total > 0:  # btrfs and others make inodes as they go, and report none
         return by_bytes
     inodes_used = np.asarray(history.inodes_used_max, dtype=np.float64)
     asked = replace(
-        asked, resource="inodes", size=total, usable=total, usable_by_day=inodes, used_by_day=inodes_used, recent=None
+        asked, resource=second, size=total, usable=total, usable_by_day=inodes, used_by_day=inodes_used, recent=None
     )
     by_inodes = asked.answer()
     return by_inodes if _worse(by_inodes, by_bytes) else by_bytes
@@ -247,6 +251,7 @@ class _Question:
             refusal=None,
             origins=tuple(self.history.origins),
             stale_days=stale,
+            fstype=self.history.fstype,
             level_only=None,
         )
 

@@ -1,13 +1,13 @@
 """Possible futures of one series, made of its own past: what is added to the last value, day by day.
 
-The method in one paragraph. Each future strings together weeks drawn at random from the series' own daily changes and
-adds them to the last value. Seven of ten futures draw from the recent past: from the last 14, 30, 60, 90, 180 or 365
-days. Three of ten draw from a stretch of one to three months anywhere in the year, since another season may come
-back. In most of the recent ones a single day's rise counts at most four times an average active day: an import is not
-a habit. Last, the growth of each future is multiplied by a factor of its own around 1, because next quarter's pace is
-not this year's: the factor varies as much as the pace of this series varied from month to month, within limits, and
-more when the past is short. Where the monthly growth itself rose or fell steadily, beyond what chance explains, older
-days are first scaled to today's pace and the futures go on bending.
+The method in one paragraph. Each future strings together stretches of five days drawn at random from the series' own
+daily changes and adds them to the last value. Seven of ten futures draw from the recent past: from the last 14, 30, 60,
+90, 180 or 365 days. Three of ten draw from a stretch of one to three months anywhere in the year, since another season
+may come back. In most of the recent ones a single day's rise counts at most five times an average active day: an import
+is not a habit. Last, the growth of each future is multiplied by a factor of its own around 1, because next quarter's
+pace is not this year's: the factor varies as much as the pace of this series varied from month to month, within limits,
+more when the past is short, and slowly more the further ahead. Where the monthly growth itself rose or fell steadily,
+beyond what chance explains, older days are first scaled to today's pace and the futures go on bending.
 
 Every constant was set on the development curves, judged by whole sources: docs/forecasting.md has the table.
 """
@@ -18,22 +18,25 @@ import numpy as np
 import numpy.typing as npt
 
 from runbooks_lib.capacity.daily import Floats
+from runbooks_lib.capacity.events import STEP_SHARE
 
 Places = npt.NDArray[np.int64]
 Chosen = npt.NDArray[np.bool_]
 
-FUTURES = 500
-_SEASONS = 150  # so many of them are of another season
+FUTURES = 1000
+_SEASONS = 300  # so many of them are of another season
 _RECENT_DAYS = np.array([14, 30, 60, 90, 180, 365])
-_RECENT_SHARES = np.array([0.15, 0.20, 0.15, 0.15, 0.10, 0.10])
+_RECENT_SHARES = np.array([0.20, 0.20, 0.16, 0.14, 0.10, 0.10])
 _SEASON_DAYS = np.array([30, 60, 90])
-_SEASON_FACTOR = 0.2  # log of how much more than in its own stretch a season grows when it comes back, at full spread
-_BLOCK_DAYS = 7
-_ONE_OFF = 4.0  # a rise beyond so many average active days is taken for a one-off ...
+_BLOCK_DAYS = 5
+_WEEK_DAYS = 7
+_ONE_OFF = 5.0  # a rise beyond so many average active days is taken for a one-off ...
 _ONE_OFF_KEPT = 0.25  # ... but in this share of the recent futures it may come again
 _HABIT_DAYS = 60  # a fall as large as comes once in so many days is a habit (a monthly clean-up), however large
-_SPREAD_LEAST, _SPREAD_MOST = 0.10, 0.55  # standard deviation of the log of the factor
+_SPREAD_LEAST, _SPREAD_MOST = 0.10, 0.55  # standard deviation of the log of the factor, 30 days ahead
 _SPREAD_UP = 1.2  # surprises upwards are larger
+_SPREAD_AHEAD_POWER = 0.15
+_LOGISTIC_TO_NORMAL = 0.588  # 1 / 1.702, the constant by which the two cumulative curves lie closest
 _SHORT_PAST_POWER = 0.10
 _YEAR = 365
 _PARTS = 12
@@ -49,18 +52,20 @@ def futures(values: Floats, horizon_days: int, seed: int) -> Floats:
     random = np.random.default_rng(seed)
     bend = _bend(_changes(values))
     changes = _at_present_pace(_changes(values), bend)
-    picked, season = _picked_days(len(changes), horizon_days, random)
     usual = _without_one_offs(changes)
-    as_it_was = season | (random.random(FUTURES) < _ONE_OFF_KEPT)
+    season = np.less(np.arange(FUTURES), _SEASONS)
+    as_it_was = season | (_even(random, FUTURES) < _ONE_OFF_KEPT)
+    factors = _bell(_even(random, FUTURES)) * _spread(usual)
+    factors *= (_YEAR / min(_YEAR, len(changes))) ** _SHORT_PAST_POWER
+    factors = np.where(factors > 0, _SPREAD_UP * factors, factors)
+    picked = _picked_days(len(changes), horizon_days, season, random)
     steps = usual[picked]
     steps[as_it_was] = changes[picked[as_it_was]]
+    ahead = np.arange(1, horizon_days + 1)
     if bend:
-        steps *= np.clip(1 + bend * np.arange(1, horizon_days + 1), 0.4, 2.5)
-    spread = _spread(usual)
-    draws = random.standard_normal(FUTURES) * spread * (_YEAR / min(_YEAR, len(changes))) ** _SHORT_PAST_POWER
-    draws = np.where(draws > 0, _SPREAD_UP * draws, draws)
-    draws[season] += _SEASON_FACTOR * spread / _SPREAD_MOST
-    return np.asarray(np.cumsum(steps, axis=1) * np.exp(draws)[:, None], dtype=np.float64)
+        steps *= np.clip(1 + bend * ahead, 0.4, 2.5)
+    steps *= np.exp(factors[:, None] * (ahead / 30.0) ** _SPREAD_AHEAD_POWER)
+    return np.asarray(np.cumsum(steps, axis=1), dtype=np.float64)
 
 
 def _changes(values: Floats) -> Floats:
@@ -74,35 +79,45 @@ def _changes(values: Floats) -> Floats:
     return changes
 
 
-def _picked_days(count: int, horizon_days: int, random: np.random.Generator) -> tuple[Places, Chosen]:
-    """Which of `count` days' changes each future is made of, (FUTURES, horizon_days), and which futures are of a
-    season.
-    """
+def _picked_days(count: int, horizon_days: int, season: Chosen, random: np.random.Generator) -> Places:
+    """Which of `count` days' changes each future is made of: (FUTURES, horizon_days)."""
     block = max(1, min(_BLOCK_DAYS, count // 4))
-    season = np.less(np.arange(FUTURES), _SEASONS)
     known = int((count > _RECENT_DAYS).sum()) + 1  # windows that the past fills, and the whole of it
     shares = np.cumsum(_RECENT_SHARES[:known])
     edges = np.round(shares / shares[-1] * FUTURES).astype(np.int64)
     recent = np.repeat(np.minimum(_RECENT_DAYS[:known], count), np.diff(edges, prepend=0))[random.permutation(FUTURES)]
     seasons = _SEASON_DAYS[np.arange(FUTURES) % len(_SEASON_DAYS)]
     window = np.clip(np.where(season, seasons, recent), block, count)
-    ends = np.where(season, np.floor(random.random(FUTURES) * (count - window + 1)), 0)
-    places = random.random((FUTURES, -(-horizon_days // block))) * (window - block + 1)[:, None]
+    ends = np.where(season, np.floor(_even(random, FUTURES) * (count - window + 1)), 0)
+    # Block after block and drawn last: a longer horizon must not change what is said of the days before.
+    places = _even(random, -(-horizon_days // block), FUTURES).T * (window - block + 1)[:, None]
     starts = (count - ends - window).astype(np.int64)[:, None] + places.astype(np.int64)
-    picked = (starts[:, :, None] + np.arange(block)).reshape(FUTURES, -1)[:, :horizon_days]
-    return picked, season
+    return np.asarray((starts[:, :, None] + np.arange(block)).reshape(FUTURES, -1)[:, :horizon_days], dtype=np.int64)
+
+
+def _even(random: np.random.Generator, *shape: int) -> Floats:
+    """Numbers between 0 and 1, each row spread evenly and in random order: chance alone would move a
+    band's cover by two points.
+    """
+    ranks = random.random(shape).argsort(axis=-1)
+    return np.asarray((ranks + random.random(shape)) / shape[-1], dtype=np.float64)
+
+
+def _bell(even: Floats) -> Floats:
+    """Numbers between 0 and 1 as deviates of the logistic distribution, scaled to the middle of the normal one."""
+    return np.asarray(np.log(even / (1 - even)) * _LOGISTIC_TO_NORMAL, dtype=np.float64)
 
 
 def _without_one_offs(changes: Floats) -> Floats:
     """The changes with single outliers cut: rises at four average active days, falls there or where they are a
     habit.
     """
-    sizes = np.abs(changes[changes != 0])
-    if not len(sizes):
-        return changes
-    limit = _ONE_OFF * sizes.mean()
+    sizes = np.sort(np.abs(changes[changes != 0]))
+    if len(sizes) and sizes[-1] > STEP_SHARE * sizes.sum():
+        sizes = sizes[:-1]  # a step is no measure of what is usual
+    limit = _ONE_OFF * sizes.mean() if len(sizes) else 0.0
     for _ in range(2):  # the outliers themselves must not raise the average much
-        limit = _ONE_OFF * np.minimum(sizes, limit).mean()
+        limit = _ONE_OFF * np.minimum(sizes, limit).mean() if len(sizes) else 0.0
     falls = np.sort(-changes[changes < 0])[::-1]
     habit = max(2, -(-len(changes) // _HABIT_DAYS))
     deepest = max(limit, falls[habit - 1]) if len(falls) >= habit else limit
@@ -126,7 +141,7 @@ def _bend(changes: Floats) -> float:
     large against its own uncertainty (shrunk as James and Stein did: 1 - 16 / t²).
     """
     length = len(changes) // _PARTS
-    if length < _BLOCK_DAYS:
+    if length < _WEEK_DAYS:
         return 0.0
     parts = changes[len(changes) - _PARTS * length :].reshape(_PARTS, length).sum(axis=1)
     place = np.arange(_PARTS) - (_PARTS - 1) / 2

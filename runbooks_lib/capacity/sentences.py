@@ -7,6 +7,8 @@ from collections.abc import Callable
 from datetime import date, timedelta
 from typing import TYPE_CHECKING
 
+from runbooks_lib.facts.lvm import THIN_POOL
+
 if TYPE_CHECKING:
     from runbooks_lib.capacity.events import Event
     from runbooks_lib.capacity.partition import Outlook
@@ -26,7 +28,8 @@ def sentence(told: Outlook, *, today: date) -> str:
     still has to escape them.
     """
     parts = [_headline(told, today), *_remarks(told, today)]
-    return " ".join(part for part in parts if part)
+    text = " ".join(part for part in parts if part)
+    return text[0].upper() + text[1:]
 
 
 def day(when: date, today: date) -> str:
@@ -77,14 +80,19 @@ def _percent(ratio: float) -> str:
 
 
 def name(told: Outlook) -> str:
-    """`` `/srv/db` on tc-db-01 ``, made printable."""
-    return f"`{_plain(told.mountpoint)}` on {_plain(told.instance)}"
+    """`` `/srv/db` on tc-db-01 `` or `` thin pool `vg0/pool0` on tc-db-01 ``, made printable."""
+    kind = "thin pool " if told.fstype == THIN_POOL else ""
+    return f"{kind}`{_plain(told.mountpoint)}` on {_plain(told.instance)}"
+
+
+def _of(told: Outlook) -> str:
+    """` of its inodes`, ` of its metadata`, or nothing where bytes are meant."""
+    return "" if told.resource == "bytes" else f" of its {told.resource}"
 
 
 def _limit(told: Outlook) -> str:
-    """`90 %`, or `90 % of its inodes`: what it will pass."""
-    limit = _percent(told.threshold_ratio)
-    return f"{limit} of its inodes" if told.resource == "inodes" else limit
+    """`90 %`, `90 % of its inodes`, `90 % of its metadata`: what it will pass."""
+    return f"{_percent(told.threshold_ratio)}{_of(told)}"
 
 
 def _headline(told: Outlook, today: date) -> str:
@@ -97,16 +105,20 @@ def _headline(told: Outlook, today: date) -> str:
 
 
 def _crossed(told: Outlook, today: date) -> str:
-    things = "inodes " if told.resource == "inodes" else ""
     left = max(0.0, told.usable - told.used)
     if told.used >= told.usable:
-        return f"{name(told)} is full: no {things}free space is left.".replace(
-            "no inodes free space is", "no inodes are"
-        )
-    used = f"{_percent(told.used / told.usable)}{' of its inodes' if things else ''} used"
+        return f"{name(told)} is full: {_NOTHING_LEFT[told.resource]}."
+    used = f"{_percent(told.used / told.usable)}{_of(told)} used"
     stands = f"{name(told)} is over its threshold: {used} ({_percent(told.threshold_ratio)} allowed)"
     stands += f", {amount(left, told.resource)} left"
     return f"{stands}; {_until_full(told, today)}."
+
+
+_NOTHING_LEFT = {
+    "bytes": "no free space is left",
+    "inodes": "no inodes are left",
+    "metadata": "no metadata is left",
+}
 
 
 def _until_full(told: Outlook, today: date) -> str:
@@ -163,7 +175,7 @@ def _begin(told: Outlook, today: date) -> str:
 
 
 def _calm(told: Outlook, today: date) -> str:  # noqa: ARG001 (one signature for all states)
-    used = f"{_percent(told.used / told.usable)}{' of its inodes' if told.resource == 'inodes' else ''} used"
+    used = f"{_percent(told.used / told.usable)}{_of(told)} used"
     if len(told.used_max) and told.used_max.max() == told.used_max.min():
         return f"{name(told)} has not changed in {len(told.used_max)} days: {used}, no trend."
     limit = _percent(told.threshold_ratio)

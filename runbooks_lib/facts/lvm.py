@@ -5,9 +5,19 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from runbooks_lib.facts.fact import Damaged, excerpt, number
+from runbooks_lib.facts.samples import Sample
+
+# What the history keeps of LVM. node_exporter has no such figures, so that the names are our own.
+GROUP_SIZE_BYTES, GROUP_FREE_BYTES = "runbook_lvm_group_size_bytes", "runbook_lvm_group_free_bytes"  # group
+VOLUME_SIZE_BYTES = "runbook_lvm_volume_size_bytes"  # group, volume, pool ("" outside one), device
+POOL_SIZE_BYTES, POOL_USED_BYTES = "runbook_lvm_pool_size_bytes", "runbook_lvm_pool_used_bytes"  # group, pool
+THIN_POOL = "thin-pool"  # a segment type; where a pool is looked at like a partition, in place of its file system's
+POOL_METADATA_SIZE_BYTES = "runbook_lvm_pool_metadata_size_bytes"
+POOL_METADATA_USED_BYTES = "runbook_lvm_pool_metadata_used_bytes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +73,7 @@ class LogicalVolume:
     @property
     def is_thin_pool(self) -> bool:
         """A pool that thin volumes take their blocks from."""
-        return self.kind == "thin-pool"
+        return self.kind == THIN_POOL
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +127,41 @@ def parse(pvs: str, vgs: str, lvs: str) -> Lvm:
         for row in _rows(lvs, "lv")
     )
     return Lvm(physical, groups, volumes)
+
+
+def samples(lvm: Lvm, time: datetime) -> list[Sample]:
+    """What the history keeps of LVM: groups, volumes with a device of their own, and how full active thin pools are."""
+    rows: list[Sample] = []
+    for group in lvm.volume_groups:
+        labels = {"group": group.name}
+        rows.append(Sample(GROUP_SIZE_BYTES, group.size_bytes, time, labels))
+        rows.append(Sample(GROUP_FREE_BYTES, group.free_extents * group.extent_bytes, time, labels))
+    for volume in lvm.logical_volumes:
+        if volume.is_thin_pool:
+            rows += _pool_samples(volume, time)
+        elif volume.path:
+            labels = {"group": volume.group, "volume": volume.name, "pool": volume.pool, "device": device_of(volume)}
+            rows.append(Sample(VOLUME_SIZE_BYTES, volume.size_bytes, time, labels))
+    return rows
+
+
+def device_of(volume: LogicalVolume) -> str:
+    """The volume's name under /dev/mapper, as the mount table has it: hyphens within names are doubled (lvm(8))."""
+    return f"/dev/mapper/{volume.group.replace('-', '--')}-{volume.name.replace('-', '--')}"
+
+
+def _pool_samples(pool: LogicalVolume, time: datetime) -> list[Sample]:
+    labels = {"group": pool.group, "pool": pool.name}
+    figures = (
+        (POOL_SIZE_BYTES, POOL_USED_BYTES, pool.size_bytes, pool.data_ratio),
+        (POOL_METADATA_SIZE_BYTES, POOL_METADATA_USED_BYTES, pool.metadata_bytes, pool.metadata_ratio),
+    )
+    return [
+        Sample(name, value, time, labels)
+        for size_name, used_name, size, ratio in figures
+        if size is not None and ratio is not None
+        for name, value in ((size_name, float(size)), (used_name, size * ratio))
+    ]
 
 
 def _rows(text: str, kind: str) -> list[dict[str, str]]:

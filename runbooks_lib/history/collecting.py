@@ -9,9 +9,11 @@ from typing import Any, TypeVar
 
 from runbooks_lib.config import Config, HostEntry
 from runbooks_lib.errors import RunbookError, UsageError
+from runbooks_lib.facts import lvm
 from runbooks_lib.facts.collect import quick_script, read_slow, read_snapshot
 from runbooks_lib.facts.fact import State
 from runbooks_lib.facts.metrics import keeps_filesystem
+from runbooks_lib.facts.samples import Sample
 from runbooks_lib.facts.slow import SLOW_FACTS, SlowSnapshot
 from runbooks_lib.facts.snapshot import Snapshot
 from runbooks_lib.history.import_sysstat import SysstatImport, import_sysstat
@@ -30,7 +32,7 @@ ARCHIVES_DEADLINE_SECONDS = 900.0  # a month of archives is read on the host, fi
 class Row:
     """One host of a round. `state` is "ok" or the HostError's kind; `message` says what went wrong and what to do.
 
-    `seen` is set when the host was read. `doubts` (only from `check`) are things that are not right all the same.
+    `seen` is set when the host was read. `doubts` are things that are not right all the same.
     """
 
     host: str
@@ -101,16 +103,20 @@ def collect(
             except RunbookError as error:
                 unwritten.append(error)
 
-        def work(host: Host) -> Seen:
+        with_lvm = frozenset(entry.name for entry in entries if entry.lvm)
+
+        def work(host: Host) -> tuple[Seen, str]:
             # Stored by the worker: what was read is kept even when the round is interrupted.
             snapshot = read_snapshot(host, sample_seconds=sample_seconds)
-            keep(history.store_snapshot, host.name, snapshot.time, snapshot.samples())
-            return _seen(snapshot)
+            volumes, doubt = _lvm(host, snapshot.time) if host.name in with_lvm else ([], "")
+            keep(history.store_snapshot, host.name, snapshot.time, [*snapshot.samples(), *volumes])
+            return _seen(snapshot), doubt
 
-        rows = [
-            Row(outcome.host, outcome.state, outcome.seconds, outcome.value, _message(outcome))
-            for outcome in _round(config, entries, work, on_progress)
-        ]
+        rows = []
+        for outcome in _round(config, entries, work, on_progress):
+            seen, doubt = outcome.value or (None, "")
+            message, doubts = _message(outcome) or doubt, (doubt,) if doubt else ()
+            rows.append(Row(outcome.host, outcome.state, outcome.seconds, seen, message, doubts))
         for row in rows:
             if row.state != "ok":
                 keep(history.record_failure, row.host, datetime.now(UTC), row.state, row.message)
@@ -202,6 +208,18 @@ def _round(
         deadline_seconds=deadline_seconds or config.collect.deadline_seconds,
         on_progress=tick,
     )
+
+
+def _lvm(host: Host, time: datetime) -> tuple[list[Sample], str]:
+    """What LVM says, for the history, or none of it and why: that must not cost the host's other numbers."""
+    try:
+        fact = read_slow(host, ["lvm"]).lvm
+    except HostError as error:
+        return [], f"LVM was not read: {str(error).removeprefix(f'{host.name}: ')}"
+    if fact is None or fact.value is None:
+        why = "" if fact is None else fact.detail
+        return [], f"LVM was not read: {why}; its other numbers are kept"
+    return lvm.samples(fact.value, time), ""
 
 
 def _message(outcome: Outcome[T]) -> str:

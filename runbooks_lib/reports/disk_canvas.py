@@ -105,7 +105,7 @@ def _past(history: FilesystemHistory, outlook: Outlook, now: datetime) -> tuple[
     if outlook.tier == "hours" and outlook.resource == "bytes" and len(recent.times):
         values = np.asarray(recent.values, dtype=np.float64)
         return _days_from(now, recent.times), values, np.full(len(values), float(outlook.usable))
-    if outlook.resource == "inodes":
+    if outlook.resource != "bytes":
         used, usable = history.inodes_used_max, history.inodes_total
     else:
         used, usable = history.used_bytes_max, history.size_bytes - history.reserved_bytes

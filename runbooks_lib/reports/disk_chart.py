@@ -353,8 +353,8 @@ def alternative_text(history: FilesystemHistory, outlook: Outlook, *, now: datet
 
     name = f"{words.plain(outlook.mountpoint)} on {words.plain(outlook.instance)}"
     example = " (example data, not measured)" if EXAMPLE in outlook.origins else ""
-    parts = [f"Chart of {'inodes' if resource == 'inodes' else 'bytes'} used on {name}{example}."]
-    used = history.inodes_used_max if resource == "inodes" else history.used_bytes_max
+    parts = [f"Chart of {resource} used on {name}{example}."]
+    used = history.used_bytes_max if resource == "bytes" else history.inodes_used_max
     known = np.nonzero(np.isfinite(used))[0]
     if len(known) > 1:
         since = words.day(history.days[known[0]].astype(object), today=today)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 
 from runbooks_lib import words
 from runbooks_lib.capacity import Outlook, Plan, outlook, plan_for
 from runbooks_lib.config import HostEntry, PartitionSettings, PlanSettings
-from runbooks_lib.history import Collection, FilesystemHistory, History, SqliteHistory, notes
+from runbooks_lib.history import Collection, FilesystemHistory, History, SqliteHistory, notes, volumes
 from runbooks_lib.history.model import EXAMPLE
 from runbooks_lib.history.notes import Annotation
+from runbooks_lib.reports import disk_volumes
 from runbooks_lib.reports.disk_page import Unsaid
 
 _RANK = {"crossed": 0, "act": 1, "watch": 2, "cannot tell": 3, "ok": 4}
@@ -67,6 +68,7 @@ class HostReading:
     unsaid: tuple[Unsaid, ...]
     left_out: tuple[str, ...]  # looked past on purpose, with the reason
     known: bool
+    groups: tuple[str, ...] = ()  # of each volume group a sentence: who can still be given space
 
 
 def read_host(
@@ -108,6 +110,7 @@ def read_host(
         partitions.append(Partition(past, expected, settings, entry.note, noted, other, plan))
         if expected.refusal is not None:
             unsaid.append(Unsaid(name, f"no forecast: {words.message(expected.refusal)}"))
+    partitions, group_sentences = _with_lvm(history, entry.name, partitions, now)
     seen = {past.mountpoint for past in pasts}
     known = bool(pasts) or collection is not None
     unsaid += [
@@ -117,7 +120,21 @@ def read_host(
         for mountpoint in entry.partitions
         if known and mountpoint not in seen
     ]
-    return HostReading(tuple(partitions), tuple(unsaid), tuple(left_out), known)
+    return HostReading(tuple(partitions), tuple(unsaid), tuple(left_out), known, group_sentences)
+
+
+def _with_lvm(
+    history: History, instance: str, partitions: list[Partition], now: datetime
+) -> tuple[list[Partition], tuple[str, ...]]:
+    """The partitions of a host with what LVM adds to their sentences, and a sentence for each volume group."""
+    groups = volumes.groups_of(history, instance, now=now)
+    if not groups:
+        return partitions, ()
+    devices = {one.history.mountpoint: one.history.device for one in partitions}
+    told = disk_volumes.with_pools({one.history.mountpoint: one.outlook for one in partitions}, devices, groups)
+    plans = [one.plan for one in partitions if one.plan is not None]
+    sentences = disk_volumes.group_sentences(plans, devices, groups, instance=instance, now=now)
+    return [replace(one, outlook=told[one.history.mountpoint]) for one in partitions], tuple(sentences)
 
 
 def pasts_of(history: History, entry: HostEntry, *, now: datetime, days: int = 400) -> list[FilesystemHistory]:
@@ -141,9 +158,13 @@ def worst_first(partition: Partition) -> tuple[int, bool, bool, date, float, str
 
 
 def _pasts(history: History, instance: str, now: datetime, days: int = 400) -> list[FilesystemHistory]:
-    found = (
-        history.filesystem(instance, mountpoint, end=now, days=days) for _, mountpoint in history.filesystems(instance)
-    )
+    found = [
+        *(history.filesystem(*place, end=now, days=days) for place in history.filesystems(instance)),
+        *(
+            volumes.pool_past(history, *pool, end=now, days=days)
+            for pool in volumes.pools_of(history, instance, now=now)
+        ),
+    ]
     return [past for past in found if past is not None and past.samples]
 
 

@@ -12,20 +12,28 @@ from runbooks_lib.capacity.plan import money
 from runbooks_lib.capacity.sentences import amount
 from runbooks_lib.config import HostEntry, PlanSettings
 from runbooks_lib.errors import UsageError
-from runbooks_lib.history import History
+from runbooks_lib.history import History, volumes
+from runbooks_lib.reports import disk_volumes
 from runbooks_lib.reports.disk_partitions import excluded_days_of, pasts_of
 
 
 @dataclass(frozen=True)
 class Needs:
     """The plans of some partitions: `paragraphs` for those that need space, `total` for all of them ("" for fewer than
-    two), `enough` names those that need none and `unplanned` says of which no plan can be made, and why."""
+    two), `enough` names those that need none and `unplanned` says of which no plan can be made, and why; `groups` say
+    to whom volume groups can still give."""
 
     plans: tuple[Plan, ...]
     paragraphs: tuple[str, ...]
     total: str
     enough: str
     unplanned: tuple[str, ...]
+    groups: tuple[str, ...] = ()
+
+    @property
+    def lines(self) -> list[str]:
+        """What stands below the paragraphs."""
+        return [line for line in (self.total, *self.groups, self.enough, *self.unplanned) if line]
 
     @property
     def made(self) -> bool:
@@ -54,24 +62,31 @@ def run(
 ) -> Needs:
     """Plans for every partition of these hosts, or only for those mounted at `mountpoint`. Raises UsageError when
     `until` is not after today."""
-    plans = [
-        plan_for(
-            past,
-            entry.partition(past.mountpoint),
-            wanted,
-            now=now,
-            until=until,
-            excluded_days=excluded_days_of(history, past, now),
-        )
-        for entry in entries
-        for past in pasts_of(history, entry, now=now)
-        if mountpoint in {None, past.mountpoint}
-    ]
-    return told(plans, today=now.date())
+    plans: list[Plan] = []
+    groups: list[str] = []
+    for entry in entries:
+        pasts = pasts_of(history, entry, now=now)
+        own = [
+            plan_for(
+                past,
+                entry.partition(past.mountpoint),
+                wanted,
+                now=now,
+                until=until,
+                excluded_days=excluded_days_of(history, past, now),
+            )
+            for past in pasts
+        ]
+        devices = {past.mountpoint: past.device for past in pasts}
+        known = volumes.groups_of(history, entry.name, now=now)
+        if mountpoint is None:  # who can be given space depends on all that share it
+            groups += disk_volumes.group_sentences(own, devices, known, instance=entry.name, now=now)
+        plans += [one for one in own if mountpoint in {None, one.mountpoint}]
+    return told(plans, groups, today=now.date())
 
 
-def told(plans: Sequence[Plan], *, today: date) -> Needs:
-    """The plans in words, those that must begin first in front."""
+def told(plans: Sequence[Plan], groups: Sequence[str] = (), *, today: date) -> Needs:
+    """The plans in words, those that must begin first in front; `groups` are sentences about volume groups."""
     needing = sorted((one for one in plans if one.needed_bytes), key=lambda one: (one.begin_by or date.max, one.until))
     enough = [words.place(one.mountpoint, one.instance) for one in plans if one.needed_bytes == 0]
     total = ""
@@ -90,4 +105,5 @@ def told(plans: Sequence[Plan], *, today: date) -> Needs:
         total,
         calm,
         tuple(words.sentence(one.sentence) for one in plans if one.needed_bytes is None),
+        tuple(groups),
     )

@@ -51,6 +51,7 @@ class DiskReport:
     left_out: tuple[str, ...]
     tally: Tally | None = None  # None: this history keeps no forecasts
     settings: HistorySettings | None = None
+    groups: tuple[str, ...] = ()  # a sentence for each volume group: who can still be given space
 
     @property
     def needed(self) -> tuple[Partition, ...]:
@@ -124,8 +125,9 @@ class DiskReport:
 
     def needs(self) -> Piece:
         """How much to add to which partition, by when to begin, what it buys and costs; the bill of all."""
-        told = disk_plan.told([entry.plan for entry in self.partitions if entry.plan], today=self.now.date())
-        return disk_page.needs(told.paragraphs, [line for line in (told.total, told.enough, *told.unplanned) if line])
+        plans = [entry.plan for entry in self.partitions if entry.plan]
+        told = disk_plan.told(plans, self.groups, today=self.now.date())
+        return disk_page.needs(told.paragraphs, told.lines)
 
     def not_said(self) -> Piece:
         """What was not reached and what cannot be said, with what to do about it."""
@@ -294,6 +296,7 @@ def prepare(
         left_out=tuple(name for reading in found for name in reading.left_out),
         tally=tally,
         settings=config.history,
+        groups=tuple(sentence for reading in found for sentence in reading.groups),
     )
 
 

@@ -12,6 +12,7 @@ from runbooks_lib import words
 from runbooks_lib.capacity import Event, Outlook
 from runbooks_lib.capacity.partition import FLOORS
 from runbooks_lib.capacity.plan import gain
+from runbooks_lib.facts.lvm import THIN_POOL
 from runbooks_lib.history import FilesystemHistory
 from runbooks_lib.reports.disk_page import Row
 from runbooks_lib.reports.disk_partitions import Partition
@@ -25,7 +26,8 @@ def row(partition: Partition, today: date, horizon_days: int) -> Row:
     marks = (
         ("example data", partition.example),
         ("database", expected.database),
-        ("inodes", expected.resource == "inodes"),
+        (expected.resource, expected.resource != "bytes"),
+        ("thin pool", expected.fstype == THIN_POOL),
         (words.plain(partition.note), bool(partition.note)),
     )
     chances = _chances(expected)
@@ -148,8 +150,8 @@ def _length(past: FilesystemHistory) -> str:
 
 
 def _reserve(expected: Outlook) -> str:
-    if expected.resource == "inodes":
-        return f"{words.amount(expected.size, 'inodes')} in all"
+    if expected.resource != "bytes":
+        return f"{words.amount(expected.size, expected.resource)} in all"
     kept = expected.size - expected.usable
     reserve = f", of which {words.amount(kept)} are reserved" if kept > 0 else ""
     return f"{words.amount(expected.size)} in all{reserve}"

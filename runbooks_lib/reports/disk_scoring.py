@@ -17,7 +17,7 @@ import numpy as np
 from runbooks_lib import words
 from runbooks_lib.capacity import Running, Said, score_due
 from runbooks_lib.config import HistorySettings
-from runbooks_lib.history import FilesystemHistory, History, SqliteHistory, notes
+from runbooks_lib.history import FilesystemHistory, History, SqliteHistory, notes, volumes
 from runbooks_lib.history.model import HistoryError
 from runbooks_lib.history.notes import StoredForecast
 from runbooks_lib.reports.disk_partitions import Partition
@@ -52,7 +52,7 @@ def tally(history: History, *, now: datetime) -> Tally | None:
         if score is None:
             place = (one.instance, one.mountpoint)
             if place not in pasts:
-                pasts[place] = history.filesystem(*place, end=now)
+                pasts[place] = volumes.past_of(history, *place, end=now)
             truth = _truth(pasts[place], statement)
             if truth is not None:
                 score = {"highest": truth[0], "at_end": truth[1]}
@@ -158,7 +158,7 @@ def _truth(past: FilesystemHistory | None, said: Said) -> tuple[float, float] | 
     """The highest use after the day it was said on, and the use of the due day; None when that was not measured."""
     if past is None:
         return None
-    used = past.inodes_used_max if said.resource == "inodes" else past.used_bytes_max
+    used = past.used_bytes_max if said.resource == "bytes" else past.inodes_used_max
     inside = (past.days > np.datetime64(said.made)) & (past.days <= np.datetime64(said.due)) & np.isfinite(used)
     days = past.days[inside]
     if not len(days) or days[-1] != np.datetime64(said.due):
