@@ -13,6 +13,7 @@ from runbooks_lib.cli_capacity import annotate, backtest, needs
 from runbooks_lib.cli_history import history
 from runbooks_lib.cli_options import Verbs, chosen, config_option, selection
 from runbooks_lib.cli_relieve import relieve
+from runbooks_lib.cli_triage import triage
 from runbooks_lib.errors import ExitCode, RunbookError, UsageError
 from runbooks_lib.runbook import commands as engine
 from runbooks_lib.training.lab.commands import lab_host
@@ -149,6 +150,7 @@ engine.add_to(cli)
 cli.add_command(backtest)
 cli.add_command(annotate)
 cli.add_command(relieve)
+cli.add_command(triage)
 cli.add_command(needs)
 
 

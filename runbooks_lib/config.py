@@ -132,6 +132,33 @@ class _Partition(_LeadTime):
     threshold_ratio: Ratio | None = None
 
 
+def _tls_address(value: str) -> str:
+    if not re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}", value):
+        raise ValueError('a host and a port such as "ldap.example.com:636"')
+    return value
+
+
+WebAddress = Annotated[str, Field(pattern=r"^https?://[^/\s@]+(/\S*)?$")]
+
+
+class _Service(_Section):
+    teamcity: WebAddress | None = None
+    health: WebAddress | None = None
+    certificate: Annotated[str, AfterValidator(_tls_address)] | None = None
+    token: SecretReference | None = None
+
+    @model_validator(mode="after")
+    def _something_to_ask(self) -> Self:
+        if self.teamcity is None and self.health is None and self.certificate is None:
+            raise ValueError("something to ask: teamcity, health or certificate")
+        if self.token is not None:
+            if self.teamcity is None:
+                raise ValueError("teamcity beside the token: it is sent to nobody else")
+            if not re.match(r"https://|http://(localhost|127\.[0-9.]+|\[::1\])(:|/|$)", self.teamcity):
+                raise ValueError("https for teamcity: the token would go over the network unencrypted")
+        return self
+
+
 class _Host(_Section):
     groups: list[Name] = Field(default_factory=list)
     ssh: Name | None = None
@@ -141,6 +168,7 @@ class _Host(_Section):
     sudo_password: SecretReference | None = None
     note: str = ""
     partitions: dict[Mountpoint, _Partition] = Field(default_factory=dict)
+    services: dict[Name, _Service] = Field(default_factory=dict)
 
 
 class _File(_Section):
@@ -176,6 +204,17 @@ class PartitionSettings:
 
 
 @dataclass(frozen=True)
+class ServiceSettings:
+    """One service of a host, asked by `runbook triage` from this machine: addresses are empty where it is not asked."""
+
+    name: str
+    teamcity: str = ""  # TeamCity's own address; its REST interface lies under it
+    health: str = ""  # an address that answers below 400 when the service is well
+    certificate: str = ""  # host:port that speaks TLS; an https address above needs no mention here
+    token: str | None = None  # a reference, sent only to teamcity
+
+
+@dataclass(frozen=True)
 class HostEntry:
     """One host of the inventory."""
 
@@ -187,6 +226,7 @@ class HostEntry:
     sudo_password: str | None = None  # a reference
     note: str = ""
     partitions: Mapping[str, PartitionSettings] = field(default_factory=dict)
+    services: tuple[ServiceSettings, ...] = ()
     defaults: Defaults = field(default_factory=Defaults)
     port: int | None = None  # set only where an Ansible inventory says so
     user: str | None = None
@@ -342,6 +382,12 @@ def _entry(name: str, host: _Host, defaults: Defaults) -> HostEntry:
         sudo_password=host.sudo_password,
         note=host.note,
         partitions=partitions,
+        services=tuple(
+            ServiceSettings(
+                service_name, service.teamcity or "", service.health or "", service.certificate or "", service.token
+            )
+            for service_name, service in host.services.items()
+        ),
         defaults=defaults,
         lvm=host.lvm,
     )
@@ -379,6 +425,7 @@ def _with_ansible(inventory: Path, listed: dict[str, HostEntry], parsed: _File) 
             sudo_password=entry.sudo_password,
             note=entry.note,
             partitions=entry.partitions,
+            services=entry.services,
             defaults=parsed.defaults,
             port=found.port,
             user=found.user,
@@ -486,7 +533,8 @@ def _known_keys(parts: list[str]) -> str:
     """The keys that stand beside an unknown one, nearest first."""
     model: type[BaseModel] = _File
     if parts[0] == "hosts":
-        model = _Partition if len(parts) > 3 else _Host
+        deeper: type[BaseModel] = _Service if len(parts) > 3 and parts[2] == "services" else _Partition
+        model = deeper if len(parts) > 3 else _Host
     elif len(parts) > 1:
         model = _TABLES[parts[0]]
     known = sorted(model.model_fields)

@@ -11,6 +11,7 @@ import pytest
 
 from runbooks_lib import config
 from runbooks_lib.cli import cli
+from runbooks_lib.diagnosis.rules import RULES
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -62,7 +63,13 @@ def test_every_key_of_the_inventory_is_documented_and_the_example_is_valid(tmp_p
     # Lines that are commented out are examples too; those that exclude each other are tried one by one.
     for line in re.findall(r"^# ([a-z_]+ = .*)$", example, flags=re.M):
         tomllib.loads(line)
-    for section, model in (("", config._File), ("", config._Host), ("", config._Partition), *config._TABLES.items()):
+    for section, model in (
+        ("", config._File),
+        ("", config._Host),
+        ("", config._Partition),
+        ("", config._Service),
+        *config._TABLES.items(),
+    ):
         for key in model.model_fields:
             assert re.search(rf"^(# )?\[?{key}\b|^# \[{key}\]|\.{key}\.", example, flags=re.M), f"{section} {key}"
 
@@ -91,3 +98,9 @@ def test_every_direct_dependency_says_why_and_is_pinned() -> None:
         assert re.search(rf"^{re.escape(name)}==", pinned, flags=re.M | re.I) or re.search(
             rf"^{re.escape(name.replace('_', '-'))}==", pinned, flags=re.M | re.I
         ), f"{name} is not pinned"
+
+
+def test_every_rule_of_the_diagnosis_is_documented() -> None:
+    text = (ROOT / "docs/triage.md").read_text(encoding="utf-8")
+    for rule in RULES:
+        assert f"| `{rule.name}` | {rule.asks} |" in text, rule.name

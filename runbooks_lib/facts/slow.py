@@ -8,17 +8,44 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeVar
 
-from runbooks_lib.facts import deleted_files, directories, kernel_log, lvm, postgres, process_io
+from runbooks_lib.facts import (
+    connections,
+    deleted_files,
+    directories,
+    journal,
+    kernel_log,
+    lvm,
+    postgres,
+    postgres_activity,
+    process_io,
+    waiting,
+)
 from runbooks_lib.facts.answer import Answer, parse_answer
+from runbooks_lib.facts.connections import Connections
 from runbooks_lib.facts.deleted_files import DeletedFiles
 from runbooks_lib.facts.directories import Directories
 from runbooks_lib.facts.fact import Fact, State, absent, attempt, available
+from runbooks_lib.facts.journal import JournalUse, LastBoot
 from runbooks_lib.facts.kernel_log import JournalMessage, KernelLog
 from runbooks_lib.facts.lvm import Lvm
 from runbooks_lib.facts.postgres import PostgresDetails
+from runbooks_lib.facts.postgres_activity import PostgresActivity
 from runbooks_lib.facts.process_io import ProcessesIo
+from runbooks_lib.facts.waiting import Sleepers
 
-SLOW_FACTS = ("lvm", "deleted-files", "process-io", "kernel-log", "directories", "postgres")
+SLOW_FACTS = (
+    "lvm",
+    "deleted-files",
+    "process-io",
+    "kernel-log",
+    "directories",
+    "postgres",
+    "postgres-activity",
+    "waiting",
+    "connections",
+    "journal-use",
+    "boots",
+)
 T = TypeVar("T")
 
 
@@ -37,6 +64,11 @@ class SlowSnapshot:
     journal: Fact[tuple[JournalMessage, ...]] | None = None
     directories: Fact[Directories] | None = None
     postgres: Fact[tuple[PostgresDetails, ...]] | None = None
+    postgres_activity: Fact[tuple[PostgresActivity, ...]] | None = None
+    waiting: Fact[Sleepers] | None = None
+    connections: Fact[Connections] | None = None
+    journal_use: Fact[JournalUse] | None = None
+    last_boot: Fact[LastBoot] | None = None
 
 
 def parse_slow(
@@ -58,9 +90,13 @@ def parse_slow(
             return None
         why = answer.not_read.get(name)
         if why == "denied":
-            return Fact(State.NOT_ALLOWED, None, "it needs root, and sudo was refused or not asked for")
+            return Fact(
+                State.NOT_ALLOWED, None, _DENIED.get(name, "it needs root, and sudo was refused or not asked for")
+            )
         if why == "stale":
             return Fact(State.TIMED_OUT, None, "the mount did not answer within two seconds")
+        if why == "long-ago":
+            return absent("it was booted more than four hours ago")
         if why == "absent":
             return absent(_ABSENT[name])
         return read(answer, as_root)
@@ -80,6 +116,11 @@ def parse_slow(
             lambda answer, _: answer.fact(lambda text: directories.parse(text, mountpoint), "directories"),
         ),
         postgres=fact("postgres", _postgres),
+        postgres_activity=_activity(answer) if "postgres-activity" in ask else None,
+        waiting=fact("waiting", lambda answer, as_root: _partly(answer.fact(waiting.parse, "waiting"), as_root)),
+        connections=fact("connections", lambda answer, _: answer.fact(connections.parse, "connections", "routes")),
+        journal_use=fact("journal-use", lambda answer, _: answer.fact(journal.parse_use, "journal-use")),
+        last_boot=fact("boots", lambda answer, _: answer.fact(journal.parse_boots, "boots", "recovery")),
     )
 
 
@@ -90,7 +131,12 @@ _ABSENT = {
     "kernel-log": "no kernel log",
     "directories": "no such directory",
     "postgres": "no PostgreSQL server runs here",
+    "connections": "ss, of iproute2, is not installed",
+    "journal-use": "the host keeps no systemd journal",
+    "boots": "the host keeps no systemd journal",
 }
+_JOURNAL = "the journal needs root, or the group adm or systemd-journal"
+_DENIED = {"journal-use": _JOURNAL, "boots": _JOURNAL}
 
 
 def _lvm(answer: Answer, _: bool) -> Fact[lvm.Lvm]:
@@ -125,14 +171,25 @@ def _journal(answer: Answer) -> Fact[tuple[kernel_log.JournalMessage, ...]]:
     if answer.not_read.get("journal") == "absent":
         return absent("the host keeps no systemd journal")
     if answer.not_read.get("journal") == "denied":
-        return Fact(State.NOT_ALLOWED, None, "the journal needs root, or the group adm or systemd-journal")
+        return Fact(State.NOT_ALLOWED, None, _JOURNAL)
     return answer.fact(kernel_log.parse_journal, "journal")
 
 
 def _postgres(answer: Answer, _: bool) -> Fact[tuple[postgres.PostgresDetails, ...]]:
+    return _servers(answer, lambda pid, place: postgres.parse_details(pid, place, answer.sections))
+
+
+def _activity(answer: Answer) -> Fact[tuple[postgres_activity.PostgresActivity, ...]]:
+    if answer.not_read.get("postgres") == "absent":
+        return absent(_ABSENT["postgres"])
+    return _servers(answer, lambda pid, _: postgres_activity.parse(pid, answer.sections))
+
+
+def _servers(answer: Answer, parse: Callable[[str, str], T]) -> Fact[tuple[T, ...]]:
+    """What `parse` (of a server's number and where it is) makes of each server that could be looked into."""
     denied = [name for name, why in answer.not_read.items() if name.startswith("postgres-") and why == "denied"]
     servers = [
-        attempt(lambda pid=pid, place=text: postgres.parse_details(pid, place, answer.sections))
+        attempt(lambda pid=pid, place=text: parse(pid, place))
         for pid, text in _named(answer, "postgres ").items()
         if re.fullmatch(r"[0-9]{1,10}", pid)
     ]

@@ -1,6 +1,7 @@
 # Reads what is slow or needs root, each part only when asked for; changes nothing, installs nothing. POSIX sh.
 # stdin: line 1 the nonce (lower-case hex); then any of
-#   ask lvm | deleted-files | process-io | kernel-log | postgres      ask directories: needs the next two
+#   ask lvm | deleted-files | process-io | kernel-log | postgres | postgres-activity
+#   ask waiting | connections | journal-use | boots                   ask directories: needs the next two
 #   mount NAME      the mount point to walk, escaped as in /proc/self/mountinfo
 #   seconds N       how long the walk may last
 # and at last a line "go". stdout: as quick.sh.
@@ -187,7 +188,145 @@ if wanted directories; then
   fi
 fi
 
-if wanted postgres; then
+# Threads in uninterruptible sleep, looked for five times: a sleep of this kind is short unless something blocks. What the
+# kernel function is called that they sleep in (wchan) is told to root and to their owner.
+if wanted waiting; then
+  mark waiting
+  n=0
+  while [ "$n" -lt 5 ]; do
+    if [ "$n" != 0 ]; then sleep 0.3 || sleep 1; fi
+    n=$((n + 1))
+    read -r up _ </proc/uptime
+    printf 'sample %s\n' "$up"
+    found=0
+    grep -s '[)] D ' /proc/[0-9]*/task/[0-9]*/stat | while IFS= read -r line; do
+      found=$((found + 1))
+      [ "$found" -le 60 ] || break
+      f=${line%%/stat:*} place='' unit='' name=''
+      case $f in /proc/[0-9]*/task/[0-9]*) ;; *) continue ;; esac
+      read -r place <"$f/wchan"
+      while read -r line; do case $line in 0::* | *:name=systemd:*) unit=${line##*:} ;; esac; done <"$f/cgroup"
+      read -r name <"$f/comm"
+      printf 'task %s %s\nunit %s\nname %s\n' "$f" "${place:-?}" "$unit" "$name"
+    done
+  done
+fi
+
+if wanted connections; then
+  if ! command -v ss >/dev/null; then
+    missing="${missing}absent connections$nl"
+  else
+    mark connections
+    timeout -s KILL 5 ss -tinH state established | head -n 800
+    mark routes
+    cat /proc/net/route
+  fi
+fi
+
+if wanted journal-use || wanted boots; then
+  groups=" $(id -Gn) "
+  journal=''
+  if ! command -v journalctl >/dev/null || ! [ -S /run/systemd/journal/socket ]; then
+    journal=absent
+  else
+    case "$uid $groups" in
+    '0 '* | *' adm '* | *' systemd-journal '* | *' wheel '*) ;;
+    *) journal=denied ;;
+    esac
+  fi
+  if [ -n "$journal" ]; then missing="$missing$journal journal-use$nl$journal boots$nl"; fi
+  # How much the journal holds and may hold, how far back it reaches, and who wrote its last 2,000 lines.
+  if wanted journal-use && [ -z "$journal" ]; then
+    mark journal-use
+    place=/run/log/journal
+    [ -d /var/log/journal ] && place=/var/log/journal
+    printf 'place %s\n' "$place"
+    timeout -s KILL 5 du -sk "$place" | awk '{ print "kib", $1 }'
+    df -P -k "$place" | awk 'NR == 2 { print "size_kib", $2 }'
+    cat /usr/lib/systemd/journald.conf.d/*.conf /etc/systemd/journald.conf /run/systemd/journald.conf.d/*.conf \
+      /etc/systemd/journald.conf.d/*.conf | sed -n 's/^ *\(SystemMaxUse\|RuntimeMaxUse\) *= *\([0-9]*[KMGTE]\{0,1\}\) *$/\1 \2/p'
+    timeout -s KILL 5 journalctl -q -o short-unix --no-pager | head -n 1 | awk '{ print "oldest", $1 }'
+    date '+now %s'
+    timeout -s KILL 5 journalctl -q -n 2000 -o short-unix --no-pager | awk '
+    { i = $3; sub(/:$/, "", i); sub(/\[[0-9]+\]$/, "", i); if (i == "") next; b[i] += length($0); n[i]++ }
+    END { for (i in b) print "writer", b[i], n[i], i }' | sort -k2,2rn | head -n 5
+  fi
+  # How the boot before this one ended, and what the file systems said of it; of a boot of the last hours only.
+  read -r up _ </proc/uptime
+  if wanted boots && [ -z "$journal" ] && [ "${up%%.*}" -lt 14400 ]; then
+    mark boots
+    ended=$(timeout -s KILL 5 journalctl -q -b -1 -n 12 -o short-unix --no-pager)
+    a=$?
+    printf '%s\nstatus %s\n' "$ended" "$a"
+    mark recovery
+    case $ended in
+    *'Journal stopped'* | '') ;;
+    *)
+      timeout -s KILL 5 journalctl -q -b 0 -k -o cat -n 3000 --no-pager |
+        grep -iE 'recovery (complete|required)|orphan cleanup|(starting|ending) recovery|replaying log|not properly unmounted' | head -n 20
+      ;;
+    esac
+  elif wanted boots && [ -z "$journal" ]; then
+    missing="${missing}long-ago boots$nl"
+  fi
+fi
+
+settings_sql() {
+  cat <<'SQL'
+SET application_name = 'runbook triage';
+SET statement_timeout = '3s';
+SET lock_timeout = '500ms';
+SET default_transaction_read_only = on;
+SQL
+}
+# What stands in quotes is cut out of the statements before they leave the server: it may be anybody's secret.
+sample_sql() {
+  cat <<'SQL'
+WITH a AS (
+  SELECT *, CASE WHEN wait_event_type = 'Lock' THEN pg_blocking_pids(pid) ELSE '{}'::int[] END AS blocked_by
+  FROM pg_stat_activity WHERE pid <> pg_backend_pid()
+), s AS (
+  SELECT pid, coalesce(datname, '') AS database, coalesce(usename, '') AS role, left(application_name, 60) AS application,
+    coalesce(host(client_addr), '') AS client, coalesce(state, '') AS state, backend_type AS kind,
+    coalesce(wait_event_type, '') AS wait_type, coalesce(wait_event, '') AS wait, blocked_by,
+    round(extract(epoch FROM clock_timestamp() - xact_start)::numeric, 3) AS transaction_seconds,
+    round(extract(epoch FROM clock_timestamp() - query_start)::numeric, 3) AS query_seconds,
+    round(extract(epoch FROM clock_timestamp() - state_change)::numeric, 3) AS state_seconds,
+    left(regexp_replace(regexp_replace(query, '''[^'']*(''|$)', '''?''', 'g'), '\s+', ' ', 'g'), 160) AS statement
+  FROM a
+  WHERE state <> 'idle' OR (backend_type <> 'client backend' AND coalesce(wait_event_type, '') <> 'Activity')
+    OR pid IN (SELECT unnest(blocked_by) FROM a)
+  ORDER BY cardinality(blocked_by) DESC, xact_start NULLS LAST LIMIT 150
+)
+SELECT json_build_object('sample', json_build_object('at', extract(epoch FROM clock_timestamp()),
+  'commits', sum(xact_commit), 'rollbacks', sum(xact_rollback), 'temp_bytes', sum(temp_bytes), 'deadlocks', sum(deadlocks),
+  'clients', (SELECT count(*) FROM a WHERE backend_type = 'client backend'),
+  'sessions', (SELECT coalesce(json_agg(s), '[]'::json) FROM s)))::jsonb FROM pg_stat_database;
+SQL
+}
+activity_sql() {
+  settings_sql
+  sample_sql
+  cat <<'SQL'
+SELECT json_build_object('limits', json_build_object('max_connections', current_setting('max_connections')::int,
+  'reserved', current_setting('superuser_reserved_connections')::int, 'in_recovery', pg_is_in_recovery(),
+  'synchronous_standbys', current_setting('synchronous_standby_names'),
+  'standbys', (SELECT count(*) FROM pg_stat_replication WHERE sync_state IN ('sync', 'quorum')),
+  'xid_age', (SELECT max(age(datfrozenxid)) FROM pg_database), 'prepared', (SELECT count(*) FROM pg_prepared_xacts),
+  'prepared_seconds', (SELECT round(extract(epoch FROM now() - min(prepared))::numeric) FROM pg_prepared_xacts)))::jsonb;
+SELECT pg_sleep(0.7);
+SQL
+  sample_sql
+  cat <<'SQL'
+SELECT json_build_object('temporary', (SELECT coalesce(json_agg(f), '[]'::json) FROM (
+  SELECT substring(name FROM '^pgsql_tmp([0-9]+)')::int AS pid, count(*) AS files, sum(size)::bigint AS bytes
+  FROM pg_tablespace t, LATERAL pg_ls_tmpdir(t.oid) WHERE t.spcname <> 'pg_global' GROUP BY 1 ORDER BY 3 DESC LIMIT 20) f))::jsonb;
+SELECT pg_sleep(0.7);
+SQL
+  sample_sql
+}
+
+if wanted postgres || wanted postgres-activity; then
   all=' ' servers=''
   for p in /proc/[0-9]*; do
     read -r c <"$p/comm" || continue
@@ -217,14 +356,21 @@ if wanted postgres; then
     port='' sockets=''
     { read -r _; read -r _; read -r _; read -r port; read -r sockets; } <"$data/postmaster.pid"
     owner=$(stat -c %U "/proc/$p")
-    command -v psql >/dev/null || { mark "psql-status $p"; printf 'absent\n'; continue; }
+    if ! command -v psql >/dev/null; then
+      mark "psql-status $p"
+      printf 'absent\n'
+      mark "activity-status $p"
+      printf 'absent\n'
+      continue
+    fi
     case $uid in
     0) if command -v runuser >/dev/null; then as="runuser -u $owner --"; else as="sudo -n -u $owner"; fi ;;
     *) if [ "$(id -un)" = "$owner" ]; then as=''; else as="sudo -n -u $owner"; fi ;;
     esac
-    mark "psql $p"
-    # shellcheck disable=SC2086 # a command and its arguments
-    timeout -s KILL 30 $as psql -X -q -A -t -w -h "${sockets:-/var/run/postgresql}" -p "${port:-5432}" -d postgres <<'SQL'
+    if wanted postgres; then
+      mark "psql $p"
+      # shellcheck disable=SC2086 # a command and its arguments
+      timeout -s KILL 30 $as psql -X -q -A -t -w -h "${sockets:-/var/run/postgresql}" -p "${port:-5432}" -d postgres <<'SQL'
 SET statement_timeout = '5s';
 SET lock_timeout = '1s';
 SET default_transaction_read_only = on;
@@ -236,8 +382,18 @@ SELECT json_build_object('slots', coalesce((SELECT json_agg(json_build_object('n
 SELECT json_build_object('tablespaces', coalesce((SELECT json_agg(json_build_object('name', spcname, 'location', pg_tablespace_location(oid))) FROM pg_tablespace WHERE pg_tablespace_location(oid) <> ''), '[]'::json));
 SELECT json_build_object('databases', (SELECT json_agg(json_build_object('name', datname, 'bytes', pg_database_size(oid))) FROM pg_database WHERE datallowconn));
 SQL
-    mark "psql-status $p"
-    printf 'status %s\n' "$?"
+      a=$?
+      mark "psql-status $p"
+      printf 'status %s\n' "$a"
+    fi
+    if wanted postgres-activity; then
+      mark "activity $p"
+      # shellcheck disable=SC2086
+      activity_sql | timeout -s KILL 20 $as psql -X -q -A -t -w -h "${sockets:-/var/run/postgresql}" -p "${port:-5432}" -d postgres 2>&1
+      a=$?
+      mark "activity-status $p"
+      printf 'status %s\n' "$a"
+    fi
   done
 fi
 mark missing

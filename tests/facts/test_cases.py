@@ -20,12 +20,14 @@ import pytest
 from runbooks_lib.facts import (
     blocks,
     clock,
+    connections,
     cpu,
     deleted_files,
     directories,
     disk_io,
     filesystems,
     identity,
+    journal,
     kernel_log,
     limits,
     load,
@@ -34,11 +36,14 @@ from runbooks_lib.facts import (
     mounts,
     network,
     postgres,
+    postgres_activity,
     pressure,
     process_io,
     processes,
+    services,
     tcp,
     units,
+    waiting,
 )
 from runbooks_lib.facts.fact import Damaged
 from runbooks_lib.facts.slow import SLOW_FACTS, parse_slow
@@ -71,9 +76,12 @@ def _slow(stdout: str, nonce: str, mountpoint: str = "") -> object:
 
 
 PARSERS: dict[str, Callable[..., Any]] = {
+    "agents": services.parse_agents,
     "answer": _answer,
     "block_devices": lambda partitions, tree, **attributes: blocks.parse(partitions, tree, attributes),
+    "build_queue": services.parse_queue,
     "clock": lambda begin, end, sent, received: clock.parse(begin, end, float(sent), float(received)),
+    "connections": connections.parse,
     "cpu": cpu.parse,
     "deleted_files": lambda stats, names, processes: deleted_files.parse(stats, names, processes, True),
     "directories": directories.parse,
@@ -82,6 +90,8 @@ PARSERS: dict[str, Callable[..., Any]] = {
     "identity": identity.parse,
     "kernel_log": kernel_log.parse,
     "journal": kernel_log.parse_journal,
+    "journal_use": journal.parse_use,
+    "last_boot": journal.parse_boots,
     "limits": limits.parse,
     "load": load.parse,
     "lvm": lvm.parse,
@@ -92,14 +102,17 @@ PARSERS: dict[str, Callable[..., Any]] = {
     "paging": memory.parse_vmstat,
     "postgres": lambda listed, **sections: postgres.parse_servers(listed, sections),
     "postgres_details": lambda pid, place, **sections: postgres.parse_details(pid, place, sections),
+    "postgres_activity": lambda pid, **sections: postgres_activity.parse(pid, sections),
     "pressure": pressure.parse,
     "process_io": lambda rows, names: process_io.parse(rows, names, True),
     "processes": lambda rows, page_bytes: processes.parse(rows, int(page_bytes)),
     "protocols": tcp.parse,
     "slow_answer": _slow,
     "sockets": tcp.parse_sockstat,
+    "teamcity_server": services.parse_server,
     "swaps": memory.parse_swaps,
     "units": units.parse,
+    "waiting": waiting.parse,
 }
 CASES = sorted(HERE.glob("*/*.json"))
 

@@ -1,0 +1,79 @@
+"""The triage of a slow service as a notebook's cells: findings, charts beside normal, what could not be told."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from pathlib import Path
+
+from runbooks_lib import config as inventory
+from runbooks_lib import words
+from runbooks_lib.config import Config
+from runbooks_lib.diagnosis import telling
+from runbooks_lib.diagnosis.diagnosis import Diagnosis
+from runbooks_lib.diagnosis.finding import Severity
+from runbooks_lib.diagnosis.triage import triage
+from runbooks_lib.reports import disk_page, result, triage_page
+from runbooks_lib.reports.disk_page import Piece
+
+_NO_HOST = "No host is chosen: set `host` in the cell of parameters, then run all cells."
+
+
+@dataclass(frozen=True)
+class TriageReport:
+    """One look at one host, each method a cell; `told` is None when no host was chosen: then each cell says so."""
+
+    told: Diagnosis | None
+
+    def findings(self) -> Piece:
+        """What is wrong, ranked, each with its evidence and what mends it."""
+        return disk_page.paragraph(_NO_HOST) if self.told is None else triage_page.findings(self.told)
+
+    def charts(self) -> None:
+        """Shows every measure now beside its normal."""
+        from IPython.display import display
+
+        # Imported here: matplotlib costs half a second, in which the findings are read already.
+        from runbooks_lib.reports.triage_chart import draw
+
+        if self.told is None or not self.told.scene.deviations:
+            display(disk_page.paragraph(_NO_HOST if self.told is None else "Nothing was measured."))  # type: ignore[no-untyped-call]
+            return
+        chart = draw(self.told.scene.deviations, self.told.scene.baseline, now=self.told.time)
+        display(  # type: ignore[no-untyped-call]
+            {"image/png": base64.b64encode(chart.png).decode("ascii"), "text/plain": chart.alt},
+            raw=True,
+            metadata={"image/png": {"alt": chart.alt, "width": chart.width}, "needs_background": "light"},
+        )
+
+    def measures(self) -> Piece:
+        """The same as a table."""
+        if self.told is None:
+            return disk_page.paragraph(_NO_HOST)
+        return triage_page.measures(self.told.scene.deviations, telling.baseline_words(self.told))
+
+    def not_told(self) -> Piece:
+        """The questions that could not be answered, and why."""
+        return disk_page.paragraph(_NO_HOST) if self.told is None else triage_page.untold(self.told.untold)
+
+    def publish(self) -> None:
+        """Tells the list of reports the first finding; exit code 3 when something is red."""
+        if self.told is None:
+            result.publish("no host was chosen: nothing was looked at")
+            return
+        red = sum(finding.severity is Severity.RED for finding in self.told.findings)
+        result.publish(
+            words.sentence(self.told.headline).replace("`", ""),
+            threshold_crossed=self.told.red,
+            number=red,
+            number_name="red findings",
+        )
+
+
+def prepare(config: Config | str | Path | None = None, *, host: str = "") -> TriageReport:
+    """Look at the host now; an empty `host` looks at none. Raises as `diagnosis.triage.triage`."""
+    if not host:
+        return TriageReport(None)
+    if not isinstance(config, Config):
+        config = inventory.load(config or None)
+    return TriageReport(triage(config, host))

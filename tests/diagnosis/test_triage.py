@@ -1,0 +1,146 @@
+"""The whole triage on this machine, on services that are really there, and on a host that cannot be reached."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from runbooks_lib import config as inventory
+from runbooks_lib.config import Config, ServiceSettings
+from runbooks_lib.diagnosis import telling
+from runbooks_lib.diagnosis.diagnosis import Diagnosis
+from runbooks_lib.diagnosis.triage import triage
+from runbooks_lib.facts import services_asking
+from runbooks_lib.facts.fact import State
+from runbooks_lib.terminal import as_json
+
+
+class TeamCity(http.server.BaseHTTPRequestHandler):
+    """Answers in TeamCity's shape: 12 builds wait, the oldest for ten minutes; one agent of three is connected."""
+
+    status = 200
+    seen: ClassVar[list[str | None]] = []
+
+    def do_GET(self) -> None:
+        type(self).seen.append(self.headers.get("Authorization"))
+        now = datetime.now(UTC)
+        old = (now - timedelta(minutes=10)).strftime("%Y%m%dT%H%M%S%z")
+        pages: dict[str, object] = {
+            "/app/rest/buildQueue": {"count": 12, "build": [{"id": 1, "queuedDate": old}]},
+            "/app/rest/agents": {"count": 3, "agent": [{"name": "a", "connected": n == 0} for n in range(3)]},
+            "/app/rest/server": {"version": "2026.1", "currentTime": now.strftime("%Y%m%dT%H%M%S%z")},
+        }
+        body = json.dumps(pages.get(self.path.partition("?")[0], {})).encode()
+        if self.path == "/elsewhere":
+            self.send_response(302)
+            self.send_header("Location", "/app/rest/server")
+        else:
+            self.send_response(type(self).status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def address() -> Iterator[str]:
+    TeamCity.status, TeamCity.seen = 200, []
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), TeamCity) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def written(tmp_path: Path, text: str) -> Config:
+    file = tmp_path / "runbooks.toml"
+    file.write_text(text)
+    return inventory.load(file)
+
+
+@pytest.fixture
+def here(tmp_path: Path, address: str) -> Diagnosis:
+    text = f'[hosts.here]\nlocal = true\n[hosts.here.services.builds]\nteamcity = "{address}"\n'
+    return triage(written(tmp_path, text), "here")
+
+
+def test_this_machine_is_looked_at_with_everything_it_lets_one_see(here: Diagnosis) -> None:
+    assert here.scene.snapshot is not None
+    assert here.scene.rates is not None
+    assert here.scene.deeper.waiting.known
+    assert {each.measure.name for each in here.scene.deviations} >= {"cpu", "memory", "load"}
+
+
+def test_a_queue_that_waits_and_agents_that_are_gone_are_found(here: Diagnosis) -> None:
+    found = {finding.rule: finding for finding in here.findings}
+    assert "12 builds" in found["queue-waits"].cause
+    assert found["queue-waits"].symptom
+    assert found["agents-missing"].evidence[0].text == "3 authorized, 1 connected, 3 enabled"
+
+
+def test_without_a_past_it_says_that_there_is_no_baseline(here: Diagnosis) -> None:
+    assert "No baseline" in telling.baseline_words(here)
+    assert all(not each.direction for each in here.scene.deviations)
+
+
+def test_text_and_data_tell_the_same_in_the_same_order(here: Diagnosis) -> None:
+    data = json.loads(as_json(telling.as_data(here)))
+    assert [row["rule"] for row in data["findings"]] == [finding.rule for finding in here.findings]
+    text = telling.text(here)
+    for finding in here.findings:
+        assert finding.cause in text
+    for gap in here.untold:
+        assert gap.asks in text
+
+
+def test_a_host_that_cannot_be_reached_is_a_finding_and_nothing_else_is_claimed(tmp_path: Path) -> None:
+    (tmp_path / "ssh_config").write_text("Host gone\n  HostName 127.0.0.1\n  Port 1\n  User nobody\n")
+    told = triage(written(tmp_path, 'ssh_config = "ssh_config"\n[hosts.gone]\n'), "gone")
+    assert [finding.rule for finding in told.findings] == ["unreachable"]
+    assert told.red
+    assert told.untold == ()
+
+
+def test_a_service_that_answers_errors_or_nothing_is_red(address: str) -> None:
+    TeamCity.status = 503
+    (answer,) = services_asking.ask([ServiceSettings("builds", teamcity=address)])
+    assert answer.queue.state is State.UNREADABLE
+    assert "HTTP 503" in answer.queue.detail
+    (silent,) = services_asking.ask([ServiceSettings("gone", health="http://127.0.0.1:1/")])
+    assert "no answer" in silent.health.detail
+
+
+def test_a_login_that_is_refused_is_told_as_not_allowed(address: str) -> None:
+    TeamCity.status = 401
+    (answer,) = services_asking.ask([ServiceSettings("builds", teamcity=address)])
+    assert answer.queue.state is State.NOT_ALLOWED
+
+
+def test_the_token_goes_to_the_service_and_a_redirect_is_not_followed(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRIAGE_TOKEN", "canary-token")
+    services_asking.ask([ServiceSettings("builds", teamcity=address, token="env:TRIAGE_TOKEN")])
+    assert set(TeamCity.seen) == {"Bearer canary-token"}
+    reply = services_asking.get(f"{address}/elsewhere")
+    assert reply.value is not None
+    assert reply.value.status == 302
+
+
+def test_a_token_without_encryption_to_another_machine_is_a_mistake(tmp_path: Path) -> None:
+    text = '[hosts.a.services.tc]\nteamcity = "http://tc.example.com"\ntoken = "env:T"\n'
+    with pytest.raises(inventory.UsageError, match="unencrypted"):
+        written(tmp_path, text)
+
+
+def test_a_service_without_anything_to_ask_is_a_mistake(tmp_path: Path) -> None:
+    with pytest.raises(inventory.UsageError, match="something to ask"):
+        written(tmp_path, "[hosts.a.services.tc]\n")
