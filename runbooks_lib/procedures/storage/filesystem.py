@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from runbooks_lib.capacity.sentences import amount
 from runbooks_lib.parameters import Parameter
+from runbooks_lib.procedures.storage import partition
 from runbooks_lib.procedures.storage.seen import Seen
 from runbooks_lib.procedures.storage.shell import absolute, on_mount
 from runbooks_lib.procedures.storage.way import Safety, Way
@@ -42,21 +44,28 @@ def grower(seen: Seen) -> str:
 
 
 def ways(seen: Seen, want_bytes: int) -> Iterator[Way]:  # noqa: ARG001 - a filesystem takes its device as it is
-    """Growing into a device that is larger already."""
+    """Growing into a device that is larger already, or into a partition that can be made larger."""
     device, own = seen.survey.device_bytes, seen.survey.filesystem_bytes
-    if device is None or own is None or device - own < SLACK_BYTES:
+    behind = seen.survey.behind_bytes or 0
+    behind = behind if behind >= partition.SLACK_BYTES else 0
+    if device is None or own is None or device + behind - own < SLACK_BYTES:
         return
+    first = f" after the partition is made larger by the {amount(behind)} behind it" if behind else ""
+    refused = grower(seen)
+    if behind and not seen.survey.tools >= {"sfdisk", "partx"}:
+        refused = refused or "sfdisk and partx are not both installed on the host"
     yield Way(
         "grow-filesystem",
-        f"Grow the {seen.filesystem.fstype} into the whole of {seen.survey.source}",
+        f"Grow the {seen.filesystem.fstype} into the whole of {seen.survey.source}{first}",
         Safety.ADDS,
-        gain_bytes=int((device - own) * seen.yield_ratio),
-        measured="the device's size less what the filesystem uses of it",
+        gain_bytes=int((device + behind - own) * seen.yield_ratio),
+        measured="the device's size, what lies free behind it, and what the filesystem uses of it",
         seconds=5,
-        undo="none: a filesystem is not made smaller while it is used",
+        undo="none: a filesystem is not made smaller while it is used"
+        + ("; until it is grown the partition gets its old size back" if behind else ""),
         runbook=RUNBOOK.name,
         parameters={"mountpoint": seen.mountpoint},
-        refused=grower(seen),
+        refused=refused,
     )
 
 
@@ -93,7 +102,7 @@ no "it uses $own of the $device bytes of $source"
     )
 
 
-def _sound(known: Known) -> str:
+def sound(known: Known) -> str:
     """resize2fs refuses a filesystem with recorded errors, and so must whoever plans with it."""
     return (
         on_mount(known)
@@ -107,13 +116,18 @@ yes "writable, and no error is recorded"
     )
 
 
-def _may(_: Known) -> str:
-    """ext4 wants CAP_SYS_RESOURCE for growing (ext4_resize_fs), all of them CAP_SYS_ADMIN: containers lack them."""
-    return """while read -r key value; do [ "$key" != CapEff: ] || mine=$value; done </proc/self/status
+def _may(known: Known) -> str:
+    """ext4 wants CAP_SYS_RESOURCE for growing (bit 24; ext4_resize_begin in the kernel), XFS and btrfs CAP_SYS_ADMIN
+    (bit 21). Containers often lack them."""
+    return (
+        on_mount(known)
+        + """mine=; while read -r key value; do [ "$key" != CapEff: ] || mine=$value; done </proc/self/status
 [ -n "$mine" ] || cannot_tell "which capabilities root has here"
-[ $((0x$mine & 0x1200000)) = $((0x1200000)) ] && yes "root may grow filesystems here"
-no "root lacks CAP_SYS_ADMIN or CAP_SYS_RESOURCE here: is this a container?"
+case $type in ext*) bit=0x1000000 name=CAP_SYS_RESOURCE;; *) bit=0x200000 name=CAP_SYS_ADMIN;; esac
+[ $((0x$mine & bit)) -ne 0 ] && yes "root has $name"
+no "root lacks $name here: is this a container?"
 """
+    )
 
 
 def step(*needs: str) -> Step:
@@ -125,7 +139,7 @@ def step(*needs: str) -> Step:
         needs=needs,
         reads=(KIND,),
         prechecks=(
-            Check("it is writable and sound", _sound, root=True),
+            Check("it is writable and sound", sound, root=True),
             Check("root may grow it", _may, root=True),
         ),
         commands=grow,
@@ -154,7 +168,10 @@ RUNBOOK = Runbook(
     takes="Seconds; a minute for terabytes.",
     undo_takes="It is not undone: a filesystem is not made smaller while it is used.",
     parameters=(MOUNTPOINT,),
-    steps=(step(),),
+    steps=(
+        partition.step(lambda _: "part=$source\n", lambda _: 'fs_bytes "$type" "$source" "$m"'),
+        step("partition"),
+    ),
     refuses=refuses,
     touches=lambda parameters: (str(parameters["mountpoint"]),),
 )

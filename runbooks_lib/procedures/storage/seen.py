@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from runbooks_lib.facts.answer import parse_answer
 from runbooks_lib.facts.deleted_files import DeletedFiles
@@ -11,6 +13,7 @@ from runbooks_lib.facts.fact import Fact
 from runbooks_lib.facts.filesystems import Filesystem, Filesystems, Usage
 from runbooks_lib.facts.lvm import Lvm
 from runbooks_lib.facts.postgres import PostgresDetails
+from runbooks_lib.runbook.quoting import text_of
 
 
 @dataclass(frozen=True)
@@ -49,9 +52,20 @@ class JournalFile:
 
 
 @dataclass(frozen=True)
+class Log:
+    """A log of at least 4 MiB. `of_database`: it lies in a database's directory."""
+
+    path: str
+    allocated_bytes: int
+    size_bytes: int
+    of_database: bool
+
+
+@dataclass(frozen=True)
 class Survey:
     """The survey script's answer. Sizes in bytes; None is what the host did not say. `packages`: directory to bytes
-    of packages; `units`: process to its unit and whether that can be reloaded."""
+    of packages; `units`: process to its unit and whether that can be reloaded; `files`: what each named file takes on
+    this filesystem, None for one that is not there; `servers`: PostgreSQL's data directory to its settings."""
 
     tools: frozenset[str]
     source: str
@@ -59,12 +73,16 @@ class Survey:
     device_bytes: int | None
     filesystem_bytes: int | None
     reserve_bytes: int | None
+    block_bytes: int | None
     behind_bytes: int | None
     disks: tuple[Disk, ...] = ()
     volumes: tuple[Volume, ...] = ()
     journal: tuple[JournalFile, ...] = ()
     packages: Mapping[str, int] = field(default_factory=dict)
     units: Mapping[int, tuple[str, bool]] = field(default_factory=dict)
+    logs: tuple[Log, ...] = ()
+    files: tuple[int | None, ...] = ()
+    servers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -93,14 +111,49 @@ class Seen:
         whole = self.survey.filesystem_bytes or self.usage.size_bytes
         return min(1.0, (self.usage.used_bytes + self.usage.avail_bytes) / whole) if whole else 1.0
 
+    @property
+    def withheld_bytes(self) -> int:
+        """What an ext4 takes for itself before an ordinary user gets a byte: root's reserve, and what the kernel sets
+        aside (2 % of the blocks, at most 4096 of them: ext4_calculate_resv_clusters). 0 for others."""
+        if self.survey.reserve_bytes is None:
+            return 0
+        return self.survey.reserve_bytes + self.set_aside_bytes
+
+    @property
+    def set_aside_bytes(self) -> int:
+        """The kernel's own part of `withheld_bytes`."""
+        block, size = self.survey.block_bytes, self.survey.filesystem_bytes
+        return min(size // block // 50, 4096) * block if block and size else 0
+
+    @property
+    def owed_bytes(self) -> int:
+        """What of the next free bytes goes to that first: root has written into it."""
+        return max(0, self.withheld_bytes - self.usage.free_bytes)
+
+    @property
+    def store(self) -> tuple[str, int]:
+        """Where things may be put aside: a directory on the local filesystem with the most room, and how many bytes
+        it takes before it is four fifths full itself. An empty name when there is none."""
+        best = ("", 0)
+        for other in self.filesystems.rows:
+            if other is self.filesystem or other.read_only or other.usage is None:
+                continue
+            if other.fstype not in ("ext4", "xfs", "btrfs") or other.mountpoint.startswith("/boot"):
+                continue
+            usable = other.usage.used_bytes + other.usage.avail_bytes
+            room = usable * 4 // 5 - other.usage.used_bytes
+            place = "/var/lib/runbooks-archive" if other.mountpoint == "/" else f"{other.mountpoint}/runbooks-archive"
+            best = max(best, (place, room), key=lambda each: each[1])
+        return best
+
     def holds(self, path: str) -> bool:
         """Whether an absolute path without symlinks lies on this filesystem."""
         return self.filesystems.holding(path) is self.filesystem
 
 
-def parse(stdout: bytes, nonce: str) -> Survey:
-    """The answer of survey.sh. A row that is not understood is left out: what is not known is not offered. Raises
-    answer.Incomplete."""
+def parse(stdout: bytes, nonce: str, servers: Sequence[str] = ()) -> Survey:
+    """The answer of survey.sh, asked about these data directories of `servers`. A row that is not understood is left
+    out: what is not known is not offered. Raises answer.Incomplete."""
     sections = parse_answer(stdout, nonce).sections
 
     def rows(name: str, fields: int) -> list[list[str]]:
@@ -116,9 +169,10 @@ def parse(stdout: bytes, nonce: str) -> Survey:
         device_bytes=_number(facts.get("device_bytes")),
         filesystem_bytes=_number(facts.get("filesystem_bytes")),
         reserve_bytes=_number(facts.get("reserve_bytes")),
+        block_bytes=_number(facts.get("block_bytes")),
         behind_bytes=_number(facts.get("behind_bytes")),
         disks=tuple(
-            Disk(name, int(size), "" if why == "empty" else why or "it could not be read within ten seconds")
+            Disk(name, int(size), "" if why == "empty" else why or "it could not be read within 30 seconds")
             for name, size, why in rows("disks", 3)
             if size.isdigit()
         ),
@@ -134,8 +188,30 @@ def parse(stdout: bytes, nonce: str) -> Survey:
         ),
         packages={path: int(size) for on, size, path in rows("packages", 3) if on == device and size.isdigit()},
         units={int(pid): (unit, can == "yes") for pid, can, unit in rows("units", 3) if pid.isdigit() and unit.strip()},
+        logs=tuple(
+            Log(text_of(bytes.fromhex(name)), int(blocks) * 512, int(size), of == "database")
+            for blocks, size, of, name in rows("logs", 4)
+            if blocks.isdigit() and size.isdigit()
+        ),
+        files=tuple(
+            int(blocks) * 512 if on == device and blocks.isdigit() else None for on, blocks in rows("files", 2)
+        ),
+        servers={
+            data: settings
+            for number, data in enumerate(servers)
+            if (settings := _settings(sections.get(f"server {number}", ""))) is not None
+        },
     )
 
 
 def _number(text: str | None) -> int | None:
     return int(text) if text and text.isdigit() else None
+
+
+def _settings(text: str) -> dict[str, Any] | None:
+    try:
+        said: Any = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    wanted = {"max_wal", "segment", "command", "written", "altered"}
+    return said if isinstance(said, dict) and set(said) == wanted and isinstance(said["max_wal"], int) else None

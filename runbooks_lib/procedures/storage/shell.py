@@ -19,6 +19,29 @@ def on_mount(known: Known) -> str:
     )
 
 
+def same_filesystem(path: str) -> str:
+    """Shell text that says no unless `path` (a shell word) lies on the mount point's filesystem."""
+    return (
+        f"nearest {path}\n"
+        '[ "$(stat -c %d -- "$near")" = "$(stat -c %d -- "$m")" ] || no "$near lies on another filesystem than $m"\n'
+    )
+
+
+def store_check(known: Known, need_bytes: int) -> str:
+    """A check's text: the runbook's `store` lies on another filesystem, which has room for `need_bytes` and more."""
+    return (
+        on_mount(known)
+        + f"store={word(known.parameters['store'])} need={need_bytes}\n"
+        + """nearest "$store"
+[ "$(stat -c %d -- "$near")" != "$(stat -c %d -- "$m")" ] || no "$store lies on the same filesystem as $m"
+case $(stat -f -c %T -- "$near") in tmpfs | ramfs) no "$store lies in memory: a reboot would empty it";; esac
+room=$(stat -f -c '%a %S' -- "$near") && room=$((${room% *} * ${room#* })) || cannot_tell "what room there is in $store"
+[ $room -gt $((need + need / 8)) ] || no "$store has room for $room bytes, and $need are to go there"
+yes "$store has room for $room bytes, and at most $need go there"
+"""
+    )
+
+
 def absolute(path: object) -> bool:
     """Whether a parameter is an absolute path of one line."""
     return str(path).startswith("/") and "\0" not in str(path)

@@ -1,4 +1,4 @@
-# Reads what the ways to more space go by; changes nothing. Before it stand look.sh and: nonce m pids
+# Reads what the ways to more space go by; changes nothing. Before it stand look.sh and: nonce m pids, and the named files as $@
 mark() { printf '\n@@%s %s\n' "$nonce" "$1"; }
 exec 2>/dev/null </dev/null
 cd / || exit 1
@@ -16,7 +16,7 @@ printf 'device_bytes %s\n' "$(blockdev --getsize64 "$source")"
 printf 'filesystem_bytes %s\n' "$(fs_bytes "$type" "$source" "$m")"
 case $type in
 ext*) dumpe2fs -h "$source" | awk -F': *' '/^Reserved block count:/ { r = $2 } /^Block size:/ { s = $2 }
-  END { printf "reserve_bytes %.0f\n", r * s }' ;;
+  END { printf "reserve_bytes %.0f\nblock_bytes %d\n", r * s, s }' ;;
 esac
 printf 'behind_bytes %s\n' "$(behind_partition "$(basename "$(readlink -f "$source")")")"
 
@@ -26,7 +26,7 @@ for each in /sys/class/block/*; do
   k=${each##*/}
   case $k in loop* | ram* | sr* | dm-* | md* | fd* | zram* | nbd* | drbd*) continue ;; esac
   read -r size <"$each/size" && [ "$size" -ge 131072 ] || continue
-  printf '%s %s %s\n' "$k" "$((size * 512))" "$(timeout -s KILL 10 sh -c "$look"'
+  printf '%s %s %s\n' "$k" "$((size * 512))" "$(timeout -s KILL 30 sh -c "$look"'
 not_empty "$1" && echo empty' look "/dev/$k")"
 done
 
@@ -46,11 +46,28 @@ for each in /var/cache/apt/archives /var/cache/dnf; do
     "$(find "$each" -type f \( -name '*.deb' -o -name '*.rpm' \) -exec stat -c '%b' {} + | awk '{ n += $1 } END { printf "%.0f", n * 512 }')" "$each"
 done
 
+# Large logs, largest first: their disk space, length, whether they belong to a database, and the name in hexadecimal.
+mark logs
+look=$look timeout -s KILL 20 nice -n 19 find "$m" -xdev -type f -size +4096k \( -name '*.log' -o -name '*.log[-.]*' -o \
+  -name '*.out' -o -name '*.err' \) ! -name '*.[gx]z' ! -name '*.zst' -exec sh -c 'eval "$look"
+for f do
+  said=$(stat -c "%b %s" -- "$f") || continue
+  database_above "$f" >/dev/null && of=database || of=nobody
+  printf "%s %s %s\n" "$said" "$of" "$(printf %s "$f" | od -An -v -tx1 | tr -d " \n")"
+done' look {} + | sort -rn | head -n 8
+
+# The files that a person has named, in their order.
+mark files
+for each do stat -c '%d %b' -- "$each" || echo '- -'; done
+
 # Of each process that holds a deleted file: the unit that it belongs to, and whether that can be reloaded.
 mark units
 for each in $pids; do
   unit=$(sed -n 's|.*/\([^/]*\.service\).*|\1|p' "/proc/$each/cgroup" | tail -n 1)
   printf '%s %s %s\n' "$each" "$(systemctl show -p CanReload --value -- "$unit")" "$unit"
 done
+# PostgreSQL's settings, of each data directory that was found: `databases` is written by whoever sends this.
+databases
+
 mark missing
 mark end

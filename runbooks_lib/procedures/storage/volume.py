@@ -11,7 +11,7 @@ from typing import Any
 from runbooks_lib.facts.fact import State
 from runbooks_lib.facts.lvm import LogicalVolume, VolumeGroup
 from runbooks_lib.parameters import Parameter
-from runbooks_lib.procedures.storage import filesystem
+from runbooks_lib.procedures.storage import filesystem, partition
 from runbooks_lib.procedures.storage.seen import Seen
 from runbooks_lib.procedures.storage.shell import on_mount
 from runbooks_lib.procedures.storage.way import Safety, Way
@@ -45,6 +45,14 @@ def ways(seen: Seen, want_bytes: int) -> Iterator[Way]:
         if not volume.group and not volume.missing:
             more = free + volume.size_bytes - group.extent_bytes
             yield _way(seen, found, group, f"add-volume:{volume.device}", volume.device, more, want_bytes, blocked)
+    partitioners = seen.survey.tools >= {"sfdisk", "partx"}
+    for own in seen.survey.volumes:
+        larger = own.device_bytes + own.behind_bytes - own.size_bytes - 2 * group.extent_bytes
+        if own.group == group.name and larger >= partition.SLACK_BYTES:
+            cannot = own.behind_bytes >= partition.SLACK_BYTES and not partitioners
+            why = "sfdisk and partx are not both installed on the host" if cannot else ""
+            name = f"grow-volume:{own.device}"
+            yield _way(seen, found, group, name, own.device, free + larger, want_bytes, blocked or why)
     for disk in seen.survey.disks:
         device, why = f"/dev/{disk.name}", disk.why_not
         if device in {volume.device for volume in lvm.physical_volumes} or why.startswith("it is"):
@@ -58,12 +66,13 @@ def _way(
     seen: Seen, volume: LogicalVolume, group: VolumeGroup, name: str, device: str, most: int, want: int, blocked: str
 ) -> Way:
     ratio, extent = seen.yield_ratio, group.extent_bytes
-    added = min(most, math.ceil(want / ratio))
+    added = min(most, math.ceil((want + seen.owed_bytes) / ratio))
     added = min(-(-added // (64 * MIB)) * 64 * MIB, most) // extent * extent
     what = f"Extend {group.name}/{volume.name}"
     measured = f"{group.free_extents} free extents of {extent // 1024} KiB in the group {group.name}"
     if device:
-        what += f" onto {device}" if name.startswith("add-volume") else f" onto the empty disk {device}"
+        onto = {"add-disk": "onto the empty disk", "grow-volume": "after growing"}
+        what += f" {onto.get(name.partition(':')[0], 'onto')} {device}"
         measured += f", and the size of {device}"
     return Way(
         name,
@@ -105,10 +114,15 @@ def _blocked(seen: Seen, volume: LogicalVolume, group: VolumeGroup) -> str:
 
 # -- what the steps read -----------------------------------------------------------------------------------------------
 
-# LVM keeps a copy of its metadata below /etc/lvm, and stops when there is no room for it. Then, and only then, without.
-_ARCHIVE = """PATH=$PATH:/usr/sbin:/sbin LVM_SUPPRESS_FD_WARNINGS=1; export PATH LVM_SUPPRESS_FD_WARNINGS
-keep=y; [ "$(stat -f -c %f /etc/lvm)" -gt 64 ] || keep=n
+# LVM keeps a copy of its metadata below /etc/lvm, and does nothing when there is no room for it: then without.
+_LVM = """PATH=$PATH:/usr/sbin:/sbin LVM_SUPPRESS_FD_WARNINGS=1; export PATH LVM_SUPPRESS_FD_WARNINGS
+lvm_do() { "$@" </dev/null || "$@" -A n </dev/null; }
 """
+_GROUP_OF = """group=$(pvs --noheadings -o vg_name "$d" 2>/dev/null) && volume=yes || volume=no
+group=$(echo $group)
+"""
+# A physical volume begins with a MiB of its own and ends with a whole extent.
+_VOLUME_SLACK = 2
 _FIELDS = "vg_name,lv_name,lv_uuid,lv_size,vg_extent_size,lv_layout,lv_attr"
 
 
@@ -138,19 +152,43 @@ _READ_VOLUME = Read(
     _volume,
     root=True,
 )  # fmt: skip
+
+
+def _device(answer: bytes) -> dict[str, Any]:
+    """What the device was before: its group, whether it was a physical volume at all, of how many bytes. Raises
+    ValueError."""
+    volume, size, *group = answer.decode("ascii").split()
+    return {"volume": volume == "yes", "bytes": int(size), "group": "".join(group)}
+
+
 _READ_DEVICE = Read(
-    "was_volume",
+    "device",
     lambda known: (
         on_mount(known)
         + f"""d={word(known.parameters["device"])}
-[ -z "$d" ] && {{ echo no; exit 0; }}
+[ -n "$d" ] || {{ echo no 0; exit 0; }}
 [ -b "$d" ] || {{ echo "$d is no block device" >&2; exit 3; }}
-if pvs "$d" >/dev/null 2>&1; then echo yes; else echo no; fi
+{_GROUP_OF}size=0
+[ $volume = no ] || size=$(pvs --noheadings --nosuffix --units b -o pv_size "$d") || exit 3
+echo $volume $size $group
 """
     ),
-    lambda answer: answer.strip() == b"yes",
+    _device,
     root=True,
 )
+
+
+def _part(known: Known) -> str:
+    """Sets `part`: the device, if it is a physical volume of this group already."""
+    return f"""d={word(known.parameters["device"])} part=
+if [ -n "$d" ] && [ -b "$d" ]; then
+{_GROUP_OF}  vg=$(lvs --noheadings -o vg_name "$source") && [ "$group" = "$(echo $vg)" ] && part=$d
+fi
+"""
+
+
+def _part_used(known: Known) -> str:
+    return f"pvs --noheadings --nosuffix --units b -o pv_size {word(known.parameters['device'])} | tr -d ' '"
 
 
 def _full_name(known: Known) -> str:
@@ -175,10 +213,6 @@ def _extents(known: Known, tell: str) -> str:
 
 # -- add ---------------------------------------------------------------------------------------------------------------
 
-_GROUP_OF = """group=$(pvs --noheadings -o vg_name "$d" 2>/dev/null) && volume=yes || volume=no
-group=$(echo $group)
-"""
-
 
 def _added(known: Known) -> str:
     return (
@@ -186,7 +220,13 @@ def _added(known: Known) -> str:
         + f"""d={word(known.parameters["device"])} mine={word(known.before["volume"]["group"])}
 [ -n "$d" ] || yes "no disk is to be added"
 [ -b "$d" ] || cannot_tell "$d is no block device"
-{_GROUP_OF}[ "$group" != "$mine" ] || yes "$d is in the group $mine"
+{_GROUP_OF}if [ "$group" = "$mine" ]; then
+  dev=$(pvs --noheadings --nosuffix --units b -o dev_size "$d") &&
+    own=$(pvs --noheadings --nosuffix --units b -o pv_size "$d") || cannot_tell "how large $d is"
+  [ $((dev - own)) -lt {_VOLUME_SLACK * known.before["volume"]["extent_bytes"]} ] ||
+    no "LVM uses $((own)) of the $((dev)) bytes of $d"
+  yes "$d is in the group $mine, with its whole size"
+fi
 [ -z "$group" ] || cannot_tell "$d is in the group $group"
 no "$d is in no group"
 """
@@ -197,7 +237,9 @@ def _may_join(known: Known) -> str:
     return (
         on_mount(known)
         + f"""d={word(known.parameters["device"])}
-{_GROUP_OF}[ -z "$group" ] || no "$d is in the group $group"
+{_GROUP_OF}mine={word(known.before["volume"]["group"])}
+[ "$group" != "$mine" ] || yes "$d is in the group $mine already, and is larger than LVM knows"
+[ -z "$group" ] || no "$d is in the group $group"
 if [ $volume = yes ]; then yes "$d is a physical volume in no group"; fi
 why=$(not_empty "$d") && yes "$d is empty: no partition, no signature, nothing but zeros where it was looked at"
 no "$d is not empty: $why"
@@ -210,9 +252,10 @@ def _add(known: Known) -> list[Command]:
     if not device:
         return []
     # Nobody answers pvcreate's question about a signature that has come meanwhile: then it does nothing.
-    text = f"""{_ARCHIVE}d={word(device)}
+    text = f"""{_LVM}d={word(device)}
 pvs "$d" >/dev/null 2>&1 || pvcreate -q "$d" </dev/null || exit 1
-{_GROUP_OF}[ "$group" = {word(group)} ] || vgextend -q -A $keep {word(group)} "$d" </dev/null
+{_GROUP_OF}mine={word(group)}
+if [ "$group" = "$mine" ]; then lvm_do pvresize -q "$d"; else lvm_do vgextend -q "$mine" "$d"; fi
 """
     return [Command(text, f"{device}, and the volume group {group}", root=True)]
 
@@ -221,16 +264,28 @@ def _take_out(known: Known) -> list[Command]:
     device, group = str(known.parameters["device"]), known.before["volume"]["group"]
     if not device:
         return []
-    text = f"""{_ARCHIVE}d={word(device)}
-{_GROUP_OF}[ "$group" != {word(group)} ] || vgreduce -q -A $keep {word(group)} "$d" </dev/null || exit 1
+    was = known.before["device"]
+    if was["group"] == group:
+        text = f"{_LVM}lvm_do pvresize -q -y --setphysicalvolumesize {was['bytes']}b {word(device)}\n"
+        return [Command(text, f"the physical volume {device}", root=True)]
+    text = f"""{_LVM}d={word(device)}
+{_GROUP_OF}[ "$group" != {word(group)} ] || lvm_do vgreduce -q {word(group)} "$d" || exit 1
 """
-    if not known.before["was_volume"]:
+    if not was["volume"]:
         text += 'pvs "$d" >/dev/null 2>&1 || exit 0\npvremove -q "$d" </dev/null\n'
     return [Command(text, f"{device}, and the volume group {group}", root=True)]
 
 
 def _taken_out(known: Known) -> str:
-    kept = "yes" if known.before["was_volume"] else "no"
+    was = known.before["device"]
+    kept = "yes" if was["volume"] else "no"
+    if was["group"] == known.before["volume"]["group"]:
+        return on_mount(known) + (
+            f"size=$(pvs --noheadings --nosuffix --units b -o pv_size {word(known.parameters['device'])}) ||"
+            " cannot_tell 'how large it is'\n"
+            f'[ $((size)) -le {was["bytes"]} ] && yes "it has $((size)) bytes, as before"\n'
+            f'no "it has $((size)) bytes; it had {was["bytes"]}"\n'
+        )
     return (
         on_mount(known)
         + f"""d={word(known.parameters["device"])}
@@ -246,7 +301,8 @@ yes "$d is in no group, as before"
 ADD = Step(
     name="add",
     title="Give the volume group the disk",
-    why="The group's free extents are not enough, and this disk is empty and belongs to nobody.",
+    why="The group's free extents are not enough. The disk is empty and nobody's, or the group's own and larger now.",
+    needs=("partition",),
     reads=(_READ_VOLUME, _READ_DEVICE),
     prechecks=(Check("the disk may join", _may_join, root=True),),
     commands=_add,
@@ -288,10 +344,10 @@ yes "it needs $need of the group's $free free extents, and LVM's own test says t
 
 def _extend(known: Known) -> list[Command]:
     text = (
-        _ARCHIVE
+        _LVM
         + _extents(known, "exit 1")
         + f"[ $have -ge {_wanted_extents(known)} ] || "
-        + f"lvextend -q -A $keep -l {_wanted_extents(known)} {word(_full_name(known))} </dev/null\n"
+        + f"lvm_do lvextend -q -l {_wanted_extents(known)} {word(_full_name(known))}\n"
     )
     return [Command(text, f"the logical volume {_full_name(known)}", root=True)]
 
@@ -311,13 +367,13 @@ def _reduce(known: Known) -> list[Command]:
     old = known.before["volume"]["extents"]
     text = (
         on_mount(known)
-        + _ARCHIVE
+        + _LVM
         + _extents(known, "exit 1")
         + f"""[ $have -gt {old} ] || exit 0
 own=$(fs_bytes "$type" "$source" "$m") || {{ echo "how large the filesystem is cannot be told" >&2; exit 1; }}
 [ "$own" -le {old * known.before["volume"]["extent_bytes"]} ] || {{
   echo "the filesystem uses the new space already ($own bytes): the volume is not made smaller" >&2; exit 1; }}
-lvreduce -q -f -A $keep -l {old} {word(_full_name(known))} </dev/null
+lvm_do lvreduce -q -f -l {old} {word(_full_name(known))}
 """
     )
     return [Command(text, f"the logical volume {_full_name(known)}", root=True)]
@@ -374,7 +430,7 @@ RUNBOOK = Runbook(
         ),
         Parameter("device", "str", str, "", "a disk or physical volume to add first; empty: the group's free extents"),
     ),
-    steps=(ADD, EXTEND, filesystem.step("extend")),
+    steps=(partition.step(_part, _part_used), ADD, EXTEND, filesystem.step("extend")),
     refuses=_refuses,
     touches=lambda parameters: (str(parameters["mountpoint"]),),
 )  # fmt: skip

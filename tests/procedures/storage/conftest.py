@@ -1,4 +1,4 @@
-"""A practice machine for the ways to more space, and disks that are plugged into it while it runs."""
+"""The practice machine as the ways to more space want it: reset after each test."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from runbooks_lib.runbook.resume import open_run
 from runbooks_lib.runbook.run import Options, Refused, Run
 from runbooks_lib.training.lab.load import Load
 from runbooks_lib.training.lab.machine import Machine
-from tests.procedures.storage.work import GIB, aim_at, available, done, plan_of, plug_in, undone, ways_by_name
+from tests.procedures.storage.work import GIB, aim_at, available, done, fill, plan_of, spare_disk, undone, ways_by_name
 
 pytestmark = [pytest.mark.lab, pytest.mark.vm, pytest.mark.timeout(1200)]
 
@@ -22,13 +22,6 @@ DATABASE = "/srv/db"
 
 def volume_bytes(machine: Machine) -> int:
     return int(machine.sh("lvs --noheadings --nosuffix --units b -o lv_size data/db", changes=False))
-
-
-def fill(machine: Machine) -> None:
-    """To the very last block, root's own included."""
-    machine.sh(
-        f"dd if=/dev/zero of={DATABASE}/filler bs=1M 2>/dev/null; cat /dev/zero >>{DATABASE}/filler 2>/dev/null; :"
-    )
 
 
 def assert_gained(way: Way, gained: int) -> None:
@@ -57,8 +50,8 @@ def test_free_extents_are_measured_offered_and_used_under_load(
 def test_a_disk_that_is_full_to_the_last_block_is_extended_and_the_database_gets_on(
     machine: Machine, host: SshHost, options: Options
 ) -> None:
-    fill(machine)
-    assert machine.sh(f"stat -f -c %f {DATABASE}", changes=False).strip() == "0"
+    fill(machine, DATABASE)
+    assert available(machine) == 0
     way = ways_by_name(host, DATABASE, GIB // 2)["extend-volume"]
     done(host, way.runbook, way.parameters, options)
     machine.sh("systemctl reset-failed postgresql@15-main; systemctl start postgresql@15-main", check=False)
@@ -68,9 +61,8 @@ def test_a_disk_that_is_full_to_the_last_block_is_extended_and_the_database_gets
 
 
 def test_a_full_root_filesystem_is_no_hindrance_either(machine: Machine, host: SshHost, options: Options) -> None:
-    machine.sh("cat /dev/zero >/var/tmp/filler 2>/dev/null; cat /dev/zero >>/var/tmp/filler 2>/dev/null; :",
-               deadline_seconds=300)  # fmt: skip
-    assert machine.sh("stat -f -c %f /", changes=False).strip() == "0"
+    fill(machine, "/var/tmp")
+    assert "No space left" in machine.sh("cp /etc/services /root/more 2>&1", check=False)
     way = ways_by_name(host, DATABASE, GIB // 2)["extend-volume"]
     done(host, way.runbook, way.parameters, options)
     assert volume_bytes(machine) == way.parameters["to_mib"] * 2**20
@@ -79,18 +71,17 @@ def test_a_full_root_filesystem_is_no_hindrance_either(machine: Machine, host: S
 def test_until_the_filesystem_is_grown_the_volume_and_the_disk_are_given_back(
     machine: Machine, host: SshHost, options: Options
 ) -> None:
-    plug_in(machine, "spare")
-    device = machine.sh("readlink -f /dev/disk/by-id/virtio-spare", changes=False).strip()
-    way = ways_by_name(host, DATABASE, 3 * GIB + GIB // 2)[f"add-disk:{device}"]
+    device = spare_disk(machine)
+    way = ways_by_name(host, DATABASE, 3 * GIB)[f"add-disk:{device}"]
     assert way.offered
     before = volume_bytes(machine)
     aim = aim_at(host, way.runbook, way.parameters)
     plan = aim.plan()
-    assert [step.verdict for step in plan.steps] == [Verdict.WOULD_RUN] * 3
+    assert [step.verdict for step in plan.steps] == [Verdict.ALREADY_SO, *[Verdict.WOULD_RUN] * 3]
     run = open_run(aim, replace(options, approve=plan.digest), plan)
     assert isinstance(run, Run)
     with Load([machine.address("postgres")]) as load:
-        for name in ("add", "extend"):
+        for name in ("partition", "add", "extend"):
             run.do(aim.runbook.step(name))
         assert volume_bytes(machine) > before
         run.close()
@@ -102,9 +93,8 @@ def test_until_the_filesystem_is_grown_the_volume_and_the_disk_are_given_back(
 
 
 def test_a_new_disk_joins_under_load(machine: Machine, host: SshHost, options: Options) -> None:
-    plug_in(machine, "spare")
-    device = machine.sh("readlink -f /dev/disk/by-id/virtio-spare", changes=False).strip()
-    way = ways_by_name(host, DATABASE, 3 * GIB + GIB // 2)[f"add-disk:{device}"]
+    device = spare_disk(machine)
+    way = ways_by_name(host, DATABASE, 3 * GIB)[f"add-disk:{device}"]
     before = available(machine)
     with Load([machine.address("postgres")]) as load:
         done(host, way.runbook, way.parameters, options)
@@ -114,19 +104,17 @@ def test_a_new_disk_joins_under_load(machine: Machine, host: SshHost, options: O
 
 
 def test_disks_that_hold_anything_are_refused_with_the_reason(machine: Machine, host: SshHost) -> None:
-    for name in ("raw", "swapped", "spare"):
-        plug_in(machine, name)
-    disk = {name: machine.sh(f"readlink -f /dev/disk/by-id/virtio-{name}", changes=False).strip() for name in
-            ("raw", "swapped", "spare")}  # fmt: skip
-    machine.sh(f"echo precious | dd of={disk['raw']} conv=notrunc 2>/dev/null; mkswap {disk['swapped']} >/dev/null")
-    machine.sh(f"pvcreate -q {disk['spare']}")
-    ways = ways_by_name(host, DATABASE, 3 * GIB + GIB // 2)
-    assert "data of a kind that is not known" in ways[f"add-disk:{disk['raw']}"].refused
-    assert "it holds swap" in ways[f"add-disk:{disk['swapped']}"].refused
-    assert ways[f"add-volume:{disk['spare']}"].offered
-    for wrong in (disk["raw"], disk["swapped"], "/dev/vda", "/dev/vdc", "/dev/vdd", "/dev/data/scratch", "/dev/null"):
+    device = spare_disk(machine)
+    name = f"add-disk:{device}"
+    machine.sh(f"echo precious | dd of={device} bs=64k seek=512 conv=notrunc 2>/dev/null")
+    assert "data of a kind that is not known" in ways_by_name(host, DATABASE)[name].refused
+    machine.sh(f"mkswap {device}")
+    assert "it holds swap" in ways_by_name(host, DATABASE)[name].refused
+    for wrong in (device, "/dev/vda", "/dev/vdd", "/dev/data/scratch", "/dev/null"):
         plan = plan_of(host, "extend-volume", {"mountpoint": DATABASE, "to_mib": 900, "device": wrong})
-        assert plan.steps[0].verdict is Verdict.BLOCKED, wrong
+        assert plan.blocked, wrong
+    machine.sh(f"dd if=/dev/zero of={device} bs=1M count=40 conv=notrunc 2>/dev/null; pvcreate -q {device}")
+    assert ways_by_name(host, DATABASE)[f"add-volume:{device}"].offered
 
 
 def test_more_than_there_is_is_refused_before_anything_is_done(host: SshHost) -> None:

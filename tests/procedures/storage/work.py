@@ -63,14 +63,18 @@ def available(machine: Machine, mountpoint: str = "/srv/db") -> int:
     return int(machine.sh(f"df --block-size=1 --output=avail {mountpoint} | tail -n 1", changes=False))
 
 
-def plug_in(machine: Machine, name: str, size: str = "1G") -> None:
-    """A new empty disk, while the machine runs; a reset takes it away again."""
-    path = machine.directory / f"{name}.qcow2"
-    with machine.qmp() as qmp:
-        if not path.exists():
-            from runbooks_lib.training.lab.qemu import make_disk
+def spare_disk(machine: Machine) -> str:
+    """The kernel's name of the machine's empty disk."""
+    return machine.sh("readlink -f /dev/disk/by-id/virtio-spare", changes=False).strip()
 
-            make_disk(path, size)
-        qmp.monitor(f"drive_add 0 id={name},file={path},format=qcow2,if=none")
-        qmp.monitor(f"device_add virtio-blk-pci,drive={name},id={name}-card,serial={name}")
-    machine.sh(f"for n in $(seq 50); do [ -e /dev/disk/by-id/virtio-{name} ] && exit 0; sleep 0.2; done; exit 1")
+
+def fill(machine: Machine, where: str) -> None:
+    """To the last block that root may have: most of it at once, the rest by writing."""
+    machine.sh(
+        f"""cd {where}; n=0
+for mib in 1024 256 64 16 4 1; do
+    while fallocate -l ${{mib}}M filler-$n 2>/dev/null; do n=$((n + 1)); done; rm -f filler-$n
+done
+cat /dev/zero >filler-last 2>/dev/null; cat /dev/zero >>filler-last 2>/dev/null; :""",
+        deadline_seconds=180,
+    )

@@ -1,0 +1,261 @@
+"""Each way on real filesystems of this machine: measured, done, taken back; full to the last block; hostile names."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from runbooks_lib.errors import UsageError
+from runbooks_lib.hosts.local import LocalHost
+from runbooks_lib.procedures.storage import survey
+from runbooks_lib.runbook.places import Places
+from runbooks_lib.runbook.run import Options, Refused, target
+from tests.procedures.storage.disks import MIB, LoopDisk, fill, loop_disk, mounted, run
+from tests.procedures.storage.work import aim_at, done, plan_of, quiet_options, undone, ways_by_name
+
+pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="needs root for loop devices")]
+
+HOST = LocalHost()
+HOSTILE = "it's $(touch oops) \\ größe\nend"
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> Options:
+    place = tmp_path / "place"
+    place.mkdir()
+    place.chmod(0o1777)
+    return replace(quiet_options(tmp_path / "runs"), places=Places((str(place),)))
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[LoopDisk]:
+    with loop_disk(tmp_path, "disk", 320) as made:
+        yield made
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Path]:
+    """Another real filesystem, where things may be put aside."""
+    with loop_disk(tmp_path, "other", 400) as other, mounted(other.device, "ext4", tmp_path / "store fs") as at:
+        yield at / "aside"
+
+
+def available(mountpoint: Path) -> int:
+    said = os.statvfs(mountpoint)
+    return said.f_bavail * said.f_frsize
+
+
+def may_grow_ext4() -> bool:
+    """CAP_SYS_RESOURCE, which root may lack in a container or a microVM."""
+    said = Path("/proc/self/status").read_text().partition("CapEff:")[2].split()[0]
+    return bool(int(said, 16) >> 24 & 1)
+
+
+def digest(path: Path, length: int | None = None) -> str:
+    with path.open("rb") as file:
+        return hashlib.sha256(file.read() if length is None else file.read(length)).hexdigest()
+
+
+@pytest.mark.parametrize("fstype", ["ext4", "xfs", "btrfs"])
+def test_a_filesystem_that_is_full_to_the_last_block_grows_into_its_larger_device(
+    fstype: str, disk: LoopDisk, tmp_path: Path, options: Options
+) -> None:
+    with mounted(disk.device, fstype, tmp_path / HOSTILE) as at:
+        fill(at)
+        assert "grow-filesystem" not in ways_by_name(HOST, str(at))
+        disk.enlarge(700)
+        way = ways_by_name(HOST, str(at))["grow-filesystem"]
+        assert way.offered, way
+        before, content = available(at), digest(at / "filler")
+        if fstype == "ext4" and not may_grow_ext4():
+            assert "CAP_SYS_RESOURCE" in plan_of(HOST, way.runbook, way.parameters).steps[1].because
+            return
+        done(HOST, way.runbook, way.parameters, options)
+        assert way.gain_bytes is not None
+        assert 0.95 <= (available(at) - before) / way.gain_bytes <= 1.35  # a small one's journal does not grow with it
+        assert digest(at / "filler") == content
+        with pytest.raises(Refused, match="not made smaller"):
+            undone(HOST, way.runbook, way.parameters, options)
+        assert "grow-filesystem" not in ways_by_name(HOST, str(at))
+    assert not (tmp_path / "oops").exists()
+
+
+def test_the_reserve_of_a_full_data_volume_is_lowered_and_raised_again(
+    disk: LoopDisk, tmp_path: Path, options: Options
+) -> None:
+    with mounted(disk.device, "ext4", tmp_path / HOSTILE) as at:
+        fill(at)
+        os.truncate(at / "filler", (at / "filler").stat().st_size - 10 * MIB)
+        assert available(at) == 0
+        way = ways_by_name(HOST, str(at))["lower-reserve"]
+        assert way.offered
+        done(HOST, way.runbook, way.parameters, options)
+        assert way.gain_bytes is not None
+        assert 0.9 <= available(at) / way.gain_bytes <= 1.1
+        undone(HOST, way.runbook, way.parameters, options)
+        assert available(at) == 0
+        assert "lower-reserve" in ways_by_name(HOST, str(at))
+
+
+def test_the_reserve_of_the_systems_own_filesystems_is_not_touched() -> None:
+    for system in ("/", "/var", "/var/log", "/home", "/usr/local"):
+        with pytest.raises(UsageError, match="root needs its reserve"):
+            target(aim_at(HOST, "lower-reserve", {"mountpoint": "/srv"}).runbook, HOST, {"mountpoint": system})
+
+
+def write_log(path: Path, mib: int) -> None:
+    line = b"2026-01-01 00:00:00 DEBUG scheduler looked at the queue and found it as before\n"
+    with path.open("wb") as file:
+        for number in range(mib * MIB // len(line) + 1):
+            file.write(b"%08d" % number + line[8:])
+
+
+@pytest.mark.parametrize("fstype", ["ext4", "xfs"])
+def test_a_log_that_is_being_written_on_a_full_disk_gives_its_blocks_back_and_loses_no_line(
+    fstype: str, disk: LoopDisk, tmp_path: Path, store: Path, options: Options
+) -> None:
+    with mounted(disk.device, fstype, tmp_path / "at") as at:
+        log = at / f"{HOSTILE}.log"
+        write_log(log, 24)
+        with log.open("ab", buffering=0) as writer:
+            writer.write(b"first\n")
+            fill(at)
+            way = ways_by_name(HOST, str(at))[f"archive-log:{log}"]
+            parameters = {**way.parameters, "store": str(store)}
+            before, content = available(at), digest(log)
+            done(HOST, way.runbook, parameters, options)
+            assert way.gain_bytes is not None
+            assert available(at) - before >= 0.8 * way.gain_bytes
+            writer.write(b"last\n")
+        length = way.parameters["length"]
+        (copy,) = store.glob("*.gz")
+        whole = gzip.decompress(copy.read_bytes()) + log.read_bytes()[length:]
+        assert hashlib.sha256(whole.removesuffix(b"last\n")).hexdigest() == content
+        os.truncate(at / "filler", 0)
+        undone(HOST, way.runbook, parameters, options)
+        assert hashlib.sha256(log.read_bytes().removesuffix(b"last\n")).hexdigest() == content
+        assert not store.exists()
+
+
+def test_logs_that_are_none_are_refused(disk: LoopDisk, tmp_path: Path, store: Path) -> None:
+    with mounted(disk.device, "ext4", tmp_path / "at") as at:
+        (at / "15/main/pg_wal/archive_status").mkdir(parents=True)
+        (at / "15/main/PG_VERSION").write_text("15\n")
+        (at / "15/main/log").mkdir()
+        cases = {
+            at / "15/main/log/server.log": "database directory",
+            at / "15/main/pg_wal/000000010000000000000001": "database directory",
+            at / "000000010000000000000001": "not that of a log",
+            at / "binary.log": "holds zeros",
+            at / "linked.log": "second name",
+        }
+        for path in cases:
+            write_log(path, 5)
+        with (at / "binary.log").open("r+b") as file:
+            file.write(b"\0" * 10)
+        os.link(at / "linked.log", at / "other")
+        for path, reason in cases.items():
+            plan = plan_of(HOST, "archive-log", {"mountpoint": str(at), "file": str(path), "length": 4 * MIB,
+                                                 "store": str(store)})  # fmt: skip
+            assert plan.steps[0].because.find(reason) >= 0, (path, plan.steps[0].because)
+        assert "database" in ways_by_name(HOST, str(at))[f"archive-log:{at}/15/main/log/server.log"].refused
+        here = {"mountpoint": str(at), "file": str(at / "other.log"), "length": MIB, "store": str(at / "aside")}
+        write_log(at / "other.log", 2)
+        assert "same filesystem" in plan_of(HOST, "archive-log", here).steps[0].because
+
+
+def test_named_files_move_from_a_full_disk_and_come_back(
+    disk: LoopDisk, tmp_path: Path, store: Path, options: Options
+) -> None:
+    with mounted(disk.device, "ext4", tmp_path / "at") as at:
+        names = [at / HOSTILE, at / "*.tar", at / "-rf, ; true"]
+        for number, path in enumerate(names):
+            path.write_bytes(os.urandom((number + 2) * MIB))
+            path.chmod(0o640)
+        (at / "keep.tar").write_bytes(b"kept")
+        fill(at)
+        files = [str(path) for path in names]
+        seen = survey.look(HOST, str(at), files)
+        way = next(way for way in survey.ways(seen, 0, files) if way.name == "move-files")
+        parameters = {**way.parameters, "store": str(store)}
+        before = available(at), [digest(path) for path in names], [path.stat().st_mtime_ns for path in names]
+        done(HOST, way.runbook, parameters, options)
+        assert sum(size or 0 for size in seen.survey.files) >= 9 * MIB
+        assert not any(path.exists() for path in names)
+        assert (at / "keep.tar").read_bytes() == b"kept"
+        undone(HOST, way.runbook, parameters, options)
+        assert [digest(path) for path in names] == before[1]
+        assert [path.stat().st_mtime_ns for path in names] == before[2]
+        assert not store.exists()
+
+
+def test_files_that_must_stay_are_refused(disk: LoopDisk, tmp_path: Path, store: Path) -> None:
+    with mounted(disk.device, "ext4", tmp_path / "at") as at:
+        wal = at / "wal elsewhere"
+        (wal / "archive_status").mkdir(parents=True)
+        (at / "directory").mkdir()
+        (at / "15").mkdir()
+        (at / "15/PG_VERSION").write_text("15")
+        (at / "good").write_bytes(b"x" * MIB)
+        (at / "link").symlink_to("good")
+        for path in (wal / "000000010000000000000007", at / "15/base", at / "twice", at / "open"):
+            path.write_bytes(b"x" * MIB)
+        os.link(at / "twice", at / "again")
+        cases = {
+            "directory": "not a plain file", "link": "not a plain file", "*": "cannot tell", "twice": "second name",
+            "wal elsewhere/000000010000000000000007": "database directory", "15/base": "database directory",
+            "open": "is open in process",
+        }  # fmt: skip
+        with (at / "open").open():
+            for name, reason in cases.items():
+                given = {"mountpoint": str(at), "files": [str(at / name)], "store": str(store)}
+                because = plan_of(HOST, "move-files", given).steps[0].because
+                assert reason in because, (name, because)
+        for wrong in ([], [f"{at}/"], ["good"], [str(at / "good")] * 2, [f"{at}/" + os.fsdecode(b"\xff")]):
+            with pytest.raises(UsageError):
+                plan_of(HOST, "move-files", {"mountpoint": str(at), "files": wrong, "store": str(store)})
+
+
+def test_a_read_only_filesystem_and_one_with_errors_are_not_grown(disk: LoopDisk, tmp_path: Path) -> None:
+    with mounted(disk.device, "ext4", tmp_path / "at") as at:
+        disk.enlarge(500)
+        run("mount", "-o", "remount,ro", str(at))
+        assert "read-only" in ways_by_name(HOST, str(at))["grow-filesystem"].refused
+        plan = plan_of(HOST, "grow-filesystem", {"mountpoint": str(at)})
+        assert "read-only" in plan.steps[1].because
+
+
+def test_what_is_no_mount_point_is_told_with_what_it_lies_on(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="nothing is mounted at"):
+        survey.look(HOST, str(tmp_path))
+    with pytest.raises(UsageError, match="absolute path"):
+        survey.look(HOST, "srv")
+
+
+def test_the_survey_changes_nothing(disk: LoopDisk, tmp_path: Path) -> None:
+    with mounted(disk.device, "ext4", tmp_path / "at") as at:
+        (at / "file").write_bytes(b"x" * MIB)
+        run("sync")
+        run("mount", "-o", "remount,ro", str(at))
+        before = hashlib.sha256(disk.file.read_bytes()).hexdigest()
+        subprocess.run(["sync"], check=True)
+        ways_by_name(HOST, str(at))
+        assert hashlib.sha256(disk.file.read_bytes()).hexdigest() == before
+
+
+def test_a_btrfs_does_not_give_a_part_of_a_log_back_and_is_not_asked_to(
+    disk: LoopDisk, tmp_path: Path, store: Path
+) -> None:
+    with mounted(disk.device, "btrfs", tmp_path / "at") as at:
+        write_log(at / "app.log", 8)
+        way = ways_by_name(HOST, str(at))[f"archive-log:{at}/app.log"]
+        assert "does not give a part of a file back" in way.refused
+        given = {**way.parameters, "store": str(store)}
+        assert "does not give" in plan_of(HOST, way.runbook, given).steps[0].because
