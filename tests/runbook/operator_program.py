@@ -24,8 +24,8 @@ from runbooks_lib.hosts.bastion import Bastions
 from runbooks_lib.hosts.host import Result, Script
 from runbooks_lib.hosts.ssh import SshHost
 from runbooks_lib.hosts.ssh_settings import resolve as resolve_ssh
-from runbooks_lib.procedures.clean_log_directory import RUNBOOK
 from runbooks_lib.runbook import detached, journal, runs
+from runbooks_lib.runbook.catalogue import all_runbooks
 from runbooks_lib.runbook.places import Places
 from runbooks_lib.runbook.resume import Finished, carry_out, open_run, prove, resume
 from runbooks_lib.runbook.run import Options, target
@@ -33,8 +33,11 @@ from runbooks_lib.runbook.undo import undo, undo_digest
 from tests.runbook.every_kind import EVERY_KIND
 from tests.runbook.operators import Scripted
 
-BOOKS = {RUNBOOK.name: RUNBOOK, EVERY_KIND.name: EVERY_KIND}
-TOOLS = ("ln", "mv", "rm", "chmod", "touch", "gzip")
+BOOKS = {**all_runbooks(), EVERY_KIND.name: EVERY_KIND}
+TOOLS = (
+    "ln", "mv", "rm", "chmod", "touch", "gzip", "timeout", "tune2fs", "fallocate", "dd", "lvextend", "lvreduce",
+    "resize2fs", "pvcreate", "pvremove", "vgextend", "vgreduce",
+)  # fmt: skip
 # Every tool of a change becomes a function that counts, and at its place does what the case says and goes no further.
 HOOK = """_place() {{ read -r _n <{count}; _n=$((_n+1)); echo $_n >{count}; [ $_n = {at} ] || return 0
 case {how} in

@@ -94,6 +94,10 @@ def expected(
         told = outlook(blind, settings, now=now, horizon_days=horizon)
     except (RunbookError, CannotTellError) as error:
         return replace(plain, why_not=f"the history says nothing: {error.what}")
+    running = next((event for event in told.events if event.kind == "runaway"), None)
+    if running is not None:  # tonight's rate, and not what the past makes likely
+        rate = running.after * 24
+        return replace(plain, rates=Rates(rate, rate, rate), why_not="it runs away")
     if told.forecast is not None and told.forecast.refusal is None:
         return replace(plain, forecast=told.forecast)
     return replace(plain, rates=told.rates, why_not=told.refusal or "its past says nothing of its growth")
