@@ -37,7 +37,8 @@ ADDRESS = ("0.0.0.0", 8111)  # noqa: S104 - inside the machine; the operator's s
 AGENTS = ("agent-1", "agent-2", "agent-3")
 VERSION = "2026.1 (lab)"
 RETRY_SECONDS = 2.0
-IDLE_SECONDS = 0.5
+IDLE_SECONDS = 1.0
+BUSY_SECONDS = 0.05
 HEARTBEAT_SECONDS = 5.0
 BUILD_ROUNDS = 40  # of hashing 64 KiB: some CPU for every build, so that a stall shows as missing load
 LOG_LINES = 20
@@ -137,16 +138,15 @@ class Scheduler(threading.Thread):
                     [agent.name for agent in self.agents],
                 )
                 seen = time.monotonic()
-            busy = False
             for agent in self.agents:
-                busy = self.serve(agent) or busy
-            time.sleep(0.02 if busy else IDLE_SECONDS)
+                self.take_report(agent)
+            self.give([agent for agent in self.agents if agent.build is None and agent.done is None])
+            busy = any(agent.build is not None or agent.done is not None for agent in self.agents)
+            time.sleep(BUSY_SECONDS if busy else IDLE_SECONDS)
 
-    def serve(self, agent: Agent) -> bool:
+    def take_report(self, agent: Agent) -> None:
         # In this order: an agent reports before it is idle, so an idle one's report is seen before its next build.
-        if agent.build is not None:
-            return True
-        if agent.done is not None:
+        if agent.build is None and agent.done is not None:
             build, lines = agent.done
             self.write(
                 "with log as (insert into build_logs select %s, line from unnest(%s) line)"
@@ -156,14 +156,23 @@ class Scheduler(threading.Thread):
                 build,
             )
             agent.done = None
+
+    def give(self, idle: list[Agent]) -> None:
+        """The oldest waiting builds go to the idle agents, in one statement: an idle server hardly works."""
+        if not idle:
+            return
         rows = self.write(
-            "update builds set state = 'running', started_at = now(), agent = %s where id ="
-            " (select id from builds where state = 'queued' order by id limit 1) returning id",
-            agent.name,
+            "update builds set state = 'running', started_at = now(), agent = free.name"
+            " from (select id, row_number() over (order by id) as turn from builds where state = 'queued'"
+            " order by id limit %s) as next, unnest(%s) with ordinality as free (name, turn)"
+            " where builds.id = next.id and free.turn = next.turn returning builds.agent, builds.id",
+            len(idle),
+            [agent.name for agent in idle],
         )
-        if rows:
-            agent.begin(rows[0][0])
-        return bool(rows)
+        given = {row[0]: row[1] for row in rows}
+        for agent in idle:
+            if agent.name in given:
+                agent.begin(given[agent.name])
 
     def write(self, statement: str, *values: object) -> list[Row]:
         return until_written(self.database, lambda: self.database.run(statement, *values))
