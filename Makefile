@@ -16,11 +16,13 @@ demo: setup ## the main job on this machine: practice host, collection over SSH,
 test: setup ## the tests that need neither root nor system packages
 	@$(BIN)/python -m pytest -q -m "not lab and not vm"
 
-lab-test: setup ## the tests on real services (root; .ci/run installs what they need)
+lab-test: setup ## the tests on real services and practice machines (root; .ci/run installs what they need)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r tests/browser/requirements.txt
-	@$(BIN)/python -m pytest -q -m "lab and not vm"
+	@$(BIN)/runbook lab-host prepare
+	@$(BIN)/python -m pytest -q -m "lab or vm"
 
-vm-test: setup ## the tests on practice machines (qemu, mmdebstrap): minutes, not seconds
+vm-test: setup ## of these, only the tests on practice machines
+	@$(BIN)/runbook lab-host prepare
 	@$(BIN)/python -m pytest -q -m vm
 
 check: setup ## style, types, floors of the house

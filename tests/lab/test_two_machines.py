@@ -8,10 +8,13 @@ from collections.abc import Iterator
 
 import pytest
 
+from runbooks_lib.errors import UsageError
 from runbooks_lib.training.lab import faults, lab, world
+from runbooks_lib.training.lab.faults import disk
 from runbooks_lib.training.lab.faults.sql import psql
 from runbooks_lib.training.lab.load import Load
 from runbooks_lib.training.lab.machine import Machine
+from tests.lab.seen import inject_see_and_remove
 
 # The first test of a run may have to build the image.
 pytestmark = [pytest.mark.lab, pytest.mark.vm, pytest.mark.timeout(1200)]
@@ -28,15 +31,28 @@ def pair() -> Iterator[tuple[Machine, Machine]]:
         yield old, new
 
 
-def test_the_database_can_lie_on_xfs_and_its_faults_can_be_made_there(pair: tuple[Machine, Machine]) -> None:
-    old, _ = pair
-    assert old.sh("findmnt -no FSTYPE /srv/db", changes=False).strip() == "xfs"
-    before = world.look(old)
-    for name in ("disk-full-deleted", "read-only"):
-        assert faults.inject(old, name).present
-        faults.remove(old, name)
-        assert not faults.fault(name).observe(old).present
-        assert world.differences(before, world.look(old)) == []
+@pytest.fixture(scope="module")
+def before(pair: tuple[Machine, Machine]) -> world.World:
+    return world.look(pair[0])
+
+
+# Those of the whole host and of the network do not know what filesystem there is.
+@pytest.mark.parametrize("name", [one.name for one in disk.FAULTS if "xfs" in one.filesystems])
+def test_a_fault_of_the_disk_is_made_seen_and_removed_on_xfs(
+    pair: tuple[Machine, Machine], before: world.World, name: str
+) -> None:
+    machine, _ = pair
+    try:
+        inject_see_and_remove(machine, before, name)
+    except BaseException:
+        machine.reset()
+        raise
+
+
+def test_a_fault_that_xfs_cannot_have_is_refused(pair: tuple[Machine, Machine]) -> None:
+    assert pair[0].sh("findmnt -no FSTYPE /srv/db", changes=False).strip() == "xfs"
+    with pytest.raises(UsageError, match="needs a database on ext4"):
+        faults.inject(pair[0], "inodes")
 
 
 def test_a_standby_on_the_empty_host_follows_over_the_link(pair: tuple[Machine, Machine]) -> None:

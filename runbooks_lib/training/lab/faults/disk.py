@@ -200,19 +200,19 @@ def _deleted_out(machine: Machine) -> None:
 
 
 def _temp_in(machine: Machine) -> None:
-    # A sort that does not fit into memory; the cursor keeps its files until the transaction ends.
-    # 32 KiB of text a row, and as many rows as fill the partition up to what is left free.
+    # A common table that does not fit into memory, in rows of 32 KiB, as many as fill the partition up to what is left
+    # free: its files stay until the query ends. It is written once; a sort would write it several times.
     statement = (
-        "set work_mem = '64kB'; begin; declare report cursor for"
-        " select md5(n::text) || repeat(md5((n + 1)::text), 1024) as line from generate_series(1, $1) n order by 1;"
-        " fetch 1 from report; select pg_sleep(3600)"
+        "set work_mem = '64kB'; with report as materialized"
+        " (select repeat(md5(n::text), 1024) as line from generate_series(1, $1) n)"
+        " select (select count(*) from report), pg_sleep(3600)"
     )
     command = f'exec psql --quiet --no-psqlrc buildserver -c "{statement}"'
     machine.sh(
         f"{_AVAILABLE}set -- $(( ($(available) - {LEAVE_BYTES}) / 32900 ))\n"
         + hold("temp-files", command, user="postgres").replace("$1", "'$1'")
     )
-    until(machine, _temp_seen, "the temporary files are not there", 180)
+    until(machine, _temp_seen, "the temporary files are not there", 300)
 
 
 def _temp_seen(machine: Machine) -> Observation:
@@ -225,10 +225,10 @@ def _temp_seen(machine: Machine) -> Observation:
 def _temp_out(machine: Machine) -> None:
     psql(
         machine,
-        "select pg_terminate_backend(pid) from pg_stat_activity where query like '%declare report cursor%'"
+        "select pg_terminate_backend(pid) from pg_stat_activity where query like '%report as materialized%'"
         " and pid <> pg_backend_pid()",
     )
-    machine.sh(f"{let_go('temp-files')} rm -f {_HIDDEN}")
+    machine.sh(let_go("temp-files"))
 
 
 def _inodes_in(machine: Machine) -> None:

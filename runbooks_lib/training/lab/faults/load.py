@@ -42,7 +42,7 @@ def _memory_in(machine: Machine) -> None:
         f"cat > /run/lab-memory-hog.py <<'END'{_MEMORY_PROGRAM}END\n"
         + hold("memory-hog", "exec python3 /run/lab-memory-hog.py", properties="--property=OOMScoreAdjust=1000")
     )
-    until(machine, _memory_seen, "it does not swap", 150)
+    until(machine, _memory_seen, "it does not swap", 300)
 
 
 def _memory_seen(machine: Machine) -> Observation:
