@@ -1,12 +1,10 @@
 """A real PostgreSQL on this machine, between two ext4 filesystems on loop devices: without emulation.
 
-Root only. Everything happens in a mount namespace of its own with a copy of /etc, so that this machine's fstab is not
-touched and nothing stays mounted.
+Root only. This machine's fstab is not touched: the steps are given another file.
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
 import shutil
 import signal
@@ -17,11 +15,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from runbooks_lib.procedures.relocate_postgres import fstab
 from runbooks_lib.training.lab.load import DATABASE, USER
 
 BIN = Path(os.environ.get("RUNBOOKS_POSTGRES_BIN", "/usr/lib/postgresql/15/bin"))
 OWNER = "postgres"
-_CLONE_NEWNS, _MS_REC, _MS_PRIVATE = 0x20000, 0x4000, 0x40000
 _FILLER_BYTES = 1000  # of text that does not compress, so that a row takes a little more than a kilobyte
 
 _SCHEMA = f"""create role {USER} login;
@@ -45,6 +43,11 @@ class Here:
         self.root, self.port = root, port
         self.directory, self.target = root / "old/main", root / "new/main"
         self.address = ("127.0.0.1", port)
+
+    def free(self, name: str) -> Path:
+        """A directory that is not there yet, on the partition on which the data does not lie now."""
+        side = "old" if self.directory.resolve().is_relative_to(self.root / "new") else "new"
+        return self.root / side / name
 
     def sql(self, text: str, database: str = "postgres") -> str:
         return as_owner(
@@ -75,13 +78,14 @@ def as_owner(program: str, *words: str, input: str = "") -> str:
 @contextmanager
 def here(megabytes: int, *, port: int = 54390) -> Iterator[Here]:
     """A running cluster with about so much data in it."""
-    own_mounts()
     root = Path(tempfile.mkdtemp(prefix="relocate-", dir="/tmp"))
     root.chmod(0o755)
     cluster = Here(root, port)
+    (root / "fstab").write_text("# none\n")
+    usual, fstab.FSTAB = fstab.FSTAB, str(root / "fstab")
     try:
         for name in ("old", "new"):
-            _filesystem(root / f"{name}.img", root / name, 2 * megabytes + 1500)
+            _filesystem(root / f"{name}.img", root / name, 3 * megabytes + 2500)
         shutil.chown(root, OWNER, OWNER)
         (root / "old").joinpath("main").mkdir()
         shutil.chown(root / "old/main", OWNER, OWNER)
@@ -95,6 +99,7 @@ def here(megabytes: int, *, port: int = 54390) -> Iterator[Here]:
         cluster.sql(f"\\set rows {rows}\n\\set length {_FILLER_BYTES}\n{_FILL}", DATABASE)
         yield cluster
     finally:
+        fstab.FSTAB = usual
         _end(root)
 
 
@@ -114,6 +119,7 @@ def _end(root: Path) -> None:
             continue
         if inside:
             os.kill(int(process.name), signal.SIGKILL)
+    subprocess.run(["umount", str(root / "old/main")], check=False, stderr=subprocess.DEVNULL)  # a bind mount
     for name in ("old", "new"):
         for _ in range(50):
             if (
@@ -123,20 +129,3 @@ def _end(root: Path) -> None:
                 break
             time.sleep(0.1)
     shutil.rmtree(root, ignore_errors=True)
-
-
-_mine = False
-
-
-def own_mounts() -> None:
-    """Mounts and /etc of this process's own from now on. Raises OSError without root."""
-    global _mine
-    if _mine:
-        return
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.unshare(_CLONE_NEWNS) or libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None):
-        raise OSError(ctypes.get_errno(), "mounts of one's own want root")
-    copy = Path(tempfile.mkdtemp(prefix="relocate-etc-"))
-    subprocess.run(["cp", "-a", "/etc/.", str(copy)], check=True)
-    subprocess.run(["mount", "--bind", str(copy), "/etc"], check=True)
-    _mine = True

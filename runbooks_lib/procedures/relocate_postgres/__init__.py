@@ -16,25 +16,19 @@ from runbooks_lib.procedures.relocate_postgres.copying import COPYING
 from runbooks_lib.procedures.relocate_postgres.following import FOLLOWING
 from runbooks_lib.procedures.relocate_postgres.lasting import LASTS
 from runbooks_lib.procedures.relocate_postgres.looking import LOOKING
+from runbooks_lib.procedures.relocate_postgres.paths import refuses_paths
+from runbooks_lib.procedures.relocate_postgres.placing import WAYS
 from runbooks_lib.procedures.relocate_postgres.proving import PROVING, TIDYING
 from runbooks_lib.procedures.relocate_postgres.switching import SWITCHING
 from runbooks_lib.runbook.step import Runbook
 
-# These get into unit files, fstab and configuration as well; a path with quotes or a line end is not worth its risk.
-_PATH = re.compile(r"/[^\x00-\x1f\x7f'\"`$%\\]*[^\x00-\x1f\x7f'\"`$%\\/]\Z")
 _TABLE = re.compile(r'[\w-]+\.[\w"]+\.[\w" -]+\Z')
 
 
 def _refuses(parameters: Mapping[str, Any]) -> str:
     """Why these parameters make no sense; empty when they do."""
-    for name in ("directory", "target"):
-        path = str(parameters[name])
-        if not _PATH.match(path) or "//" in path or {".", ".."} & set(path.split("/")):
-            return f"{name} must be an absolute path, without quotes, $, %, a backslash, . or .."
-    if parameters["directory"] == parameters["target"]:
-        return "directory and target are the same"
-    if not str(parameters["backup"]).strip():
-        return "backup must say which backup you would restore if all else fails, and when it was taken"
+    if why := refuses_paths(parameters):
+        return why
     for table in parameters["tables"]:
         if not _TABLE.match(table):
             return f"tables: {table!r} is not of the form db.schema.table"
@@ -56,6 +50,10 @@ RUNBOOK = Runbook(
     parameters=(
         Parameter("directory", "str", str, "", "the database directory, as its server names it; an absolute path"),
         Parameter("target", "str", str, "", "the new directory, on another filesystem; an absolute path"),
+        Parameter(
+            "place_by", "Literal['symlink', 'bind', 'data_directory']", str, "symlink",
+            "how the old path leads to the new place", choices=WAYS,
+        ),
         Parameter("backup", "str", str, "", "which backup you would restore if all else fails, and when it was taken"),
         Parameter(
             "throttle_mb", "int", int, 0, "copy at most so many MB a second, 0 to 1024; 0 is no limit", lowest=0,

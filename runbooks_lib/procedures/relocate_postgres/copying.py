@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from runbooks_lib.procedures.relocate_postgres import stages
 from runbooks_lib.procedures.relocate_postgres.cluster import LOOK
-from runbooks_lib.procedures.relocate_postgres.prechecks import LEAST_FREE_BYTES, PRECHECKS
+from runbooks_lib.procedures.relocate_postgres.prechecks import LEAST_FREE_BYTES, PRECHECKS, TARGET_HAS_ROOM
 from runbooks_lib.runbook.step import Check, Command, Known, Read, Step, Undo, Watcher
 
 COPY = "copy"
@@ -67,10 +67,6 @@ said=$(old "select count(*) from pg_replication_slots where slot_name = '$SLOT'"
 [ "$said" = 0 ] || no "the slot $SLOT is there"
 yes "nothing is left of the copy, and no slot keeps WAL"
 """
-_TARGET_HAS_ROOM = f"""set -- $(stat -f -c '%a %S' -- "${{T%/*}}/"); free=$(($1 * $2))
-[ $free -ge {LEAST_FREE_BYTES} ] || no "$((free / 1000000)) MB are left on the target's filesystem"
-yes "$((free / 1000000)) MB are left"
-"""
 _SOURCE_HAS_ROOM = f"""set -- $(stat -f -c '%a %S' -- "$P/"); free=$(($1 * $2))
 [ $free -ge {LEAST_FREE_BYTES // 2} ] || no "$((free / 1000000)) MB are left where the database is"
 yes "$((free / 1000000)) MB are left"
@@ -123,8 +119,8 @@ COPYING = Step(
     detached=True,
     progress=Read("progress", lambda known: stages.shell(known) + _PROGRESS, _done_and_total, root=True),
     watchers=(
-        Watcher(stages.check("the target has room", _TARGET_HAS_ROOM), every_seconds=5),
-        Watcher(stages.check("the database has room", _SOURCE_HAS_ROOM), every_seconds=5),
+        Watcher(TARGET_HAS_ROOM),
+        Watcher(stages.check("the database has room", _SOURCE_HAS_ROOM)),
         Watcher(stages.check("the database keeps the copy's WAL", _SLOT_HOLDS), every_seconds=15),
         Watcher(
             Check("the disks are not overwhelmed", _pressure),

@@ -18,9 +18,14 @@ FOLLOW = "follow"
 CLOSE_BYTES = 16 * 1024 * 1024  # one segment: replayed in a fraction of a second
 CATCH_UP_SECONDS = 3600.0
 
+# A server that was killed leaves its lock file, and processes that end a moment later. The copy is ours: when nobody is
+# in it any more, the file is removed, and a process that has got the number of the dead one is no hindrance.
 _START = """[ $stage = here ] && runs "$R" || exit 0
 runs "$T" && exit 0
 [ -s "$W/complete" ] && [ -e "$T/standby.signal" ] || fail "there is no whole copy in $T"
+alone() { for each in /proc/[0-9]*; do [ ! "$each/cwd" -ef "$T" ] || return 1; done; }
+i=0; until alone; do i=$((i+1)); [ $i -lt 100 ] || fail "processes of a dead server are still in $T"; sleep 0.2; done
+rm -f -- "$T/postmaster.pid"
 rm -rf -- "$NEW" && install -d -m 0700 -o "$OWNER" -g "$GROUP" -- "$NEW" || fail "cannot make $NEW"
 printf '%s\\n' "$START" >"$W/standby" || fail "cannot write in $W"
 if [ -d /run/systemd/system ]; then
@@ -30,7 +35,7 @@ if [ -d /run/systemd/system ]; then
 else setsid /bin/sh "$W/standby" </dev/null >/dev/null 2>&1 &
 fi
 i=0; until runs "$T"; do
-  i=$((i+1)); [ $i -lt 150 ] || fail "it did not start: $(tail -n 3 "$W/standby.log")"
+  i=$((i+1)); [ $i -lt 200 ] || fail "it did not start: $(tail -n 3 "$W/standby.log")"
   sleep 0.2
 done
 """

@@ -11,6 +11,7 @@ from typing import Any
 
 from runbooks_lib.procedures.relocate_postgres import stages
 from runbooks_lib.procedures.relocate_postgres.cluster import LOOK, cluster
+from runbooks_lib.procedures.relocate_postgres.fstab import fstab_word
 from runbooks_lib.runbook.quoting import text_of, word
 from runbooks_lib.runbook.step import Check, Command, Known, Read, Step, Undo
 
@@ -21,7 +22,7 @@ _READ = """say() { printf '%s ' "$1"; printf %s "$2" | od -An -v -tx1 | tr -d ' 
 parent=${T%/*}; parent=${parent:-/}
 mount=$(findmnt -n -o TARGET -T "$parent") || exit 3
 say mount "$mount"; say uuid "$(findmnt -n -o UUID -T "$parent")"; say kind "$(findmnt -n -o FSTYPE -T "$parent")"
-say listed "$(findmnt -s -n -o SOURCE "$mount")"
+say listed "$(findmnt -s -F "$FSTAB" -n -o SOURCE "$mount")"
 exit 0
 """
 
@@ -35,37 +36,34 @@ def _parse(answer: bytes) -> dict[str, str]:
 
 
 def fstab_line(mount: dict[str, Any]) -> str:
-    """The line for /etc/fstab (fstab(5): blanks in a path as \\040). `nofail`: a host whose disk is missing comes up,
+    """The line for /etc/fstab (fstab(5)). `nofail`: a host whose disk is missing comes up,
     so that somebody can log in; the server waits all the same."""
-    path = str(mount["mount"]).replace("\\", "\\134").replace(" ", "\\040").replace("\t", "\\011")
-    return f"UUID={mount['uuid']} {path} {mount['kind']} defaults,nofail 0 2"
+    return f"UUID={mount['uuid']} {fstab_word(str(mount['mount']))} {mount['kind']} defaults,nofail 0 2"
 
 
 def _names(known: Known) -> str:
     mount = known.before["mount"]
     directory = f"/etc/systemd/system/{cluster(known).facts['unit']}.d"
-    target = known.parameters["target"].replace("%", "%%")
-    text = f'# The database was moved; without this mount there is none.\n[Unit]\nRequiresMountsFor="{target}"\n'
+    waits = [str(known.parameters["target"])]
+    waits += [str(known.parameters["directory"])] if known.parameters["place_by"] == "bind" else []
+    text = "# The database was moved; without this mount there is none.\n[Unit]\n"
+    text += "".join(f'RequiresMountsFor="{each}"\n' for each in waits)
     return (
         stages.shell(known)
-        + f"MOUNT={word(mount['mount'])}\nLINE={word(fstab_line(mount))}\nLISTED={word(mount['listed'])}\n"
+        + f"MOUNT={word(mount['mount'])}\nLINE={word(fstab_line(mount))}\n"
+        + f"LISTED={word(mount['listed'])}\n"
         + f"DIR={word(directory)}\nFILE={word(f'{directory}/{_DROP_IN}')}\nTEXT={word(text.rstrip())}\n"
     )
 
 
-_ADD = """if [ -z "$LISTED" ] && ! grep -qxF -- "$LINE" /etc/fstab; then
-  cp -p -- /etc/fstab /etc/fstab.relocate || fail "cannot write in /etc"
-  [ -z "$(tail -c 1 /etc/fstab)" ] || echo >>/etc/fstab.relocate
-  printf '%s\\n' "$LINE" >>/etc/fstab.relocate && sync -- /etc/fstab.relocate &&
-    mv -f -- /etc/fstab.relocate /etc/fstab && sync -- /etc || fail "cannot write in /etc"
-fi
+_ADD = """[ -n "$LISTED" ] || enlist "$LINE" || fail "cannot write in ${FSTAB%/*}"
 if [ -n "$UNIT" ]; then
   mkdir -p -- "$DIR" && printf '%s\\n' "$TEXT" >"$FILE.part" && sync -- "$FILE.part" && mv -f -- "$FILE.part" "$FILE" &&
     sync -- "$DIR" || fail "cannot write $FILE"
 fi
 if [ -d /run/systemd/system ]; then systemctl daemon-reload || fail "systemd did not read its files anew"; fi
 """
-_ADDED = """[ -n "$(findmnt -s -n -o SOURCE "$MOUNT")" ] || no "/etc/fstab does not name $MOUNT"
+_ADDED = """[ -n "$(findmnt -s -F "$FSTAB" -n -o SOURCE "$MOUNT")" ] || no "/etc/fstab does not name $MOUNT"
 if [ -n "$UNIT" ]; then
   case " $(systemctl show -p RequiresMountsFor --value "$UNIT") " in
     *"$T"*) ;; *) no "$UNIT does not wait for $T";;
@@ -73,17 +71,14 @@ if [ -n "$UNIT" ]; then
 fi
 yes "after a reboot $MOUNT is mounted by /etc/fstab (${LISTED:-$LINE}); ${UNIT:-whoever starts the server} waits for it"
 """
-_REMOVE = """rm -f -- /etc/fstab.relocate "$FILE.part"
-if [ -z "$LISTED" ] && grep -qxF -- "$LINE" /etc/fstab; then
-  cp -p -- /etc/fstab /etc/fstab.relocate && { grep -vxF -- "$LINE" /etc/fstab >/etc/fstab.relocate || true; } &&
-    sync -- /etc/fstab.relocate && mv -f -- /etc/fstab.relocate /etc/fstab || fail "cannot write in /etc"
-fi
+_REMOVE = """rm -f -- "$FSTAB.relocate" "$FILE.part"
+[ -n "$LISTED" ] || delist "$LINE" || fail "cannot write in ${FSTAB%/*}"
 if [ -n "$UNIT" ]; then rm -f -- "$FILE"; rmdir -- "$DIR" 2>/dev/null; fi
 if [ -d /run/systemd/system ]; then systemctl daemon-reload || fail "systemd did not read its files anew"; fi
 exit 0
 """
-_REMOVED = """if [ -z "$LISTED" ] && grep -qxF -- "$LINE" /etc/fstab; then no "/etc/fstab has the new line"; fi
-[ ! -e /etc/fstab.relocate ] || no "a cut command left /etc/fstab.relocate"
+_REMOVED = """if [ -z "$LISTED" ] && listed "$LINE"; then no "/etc/fstab has the new line"; fi
+[ ! -e "$FSTAB.relocate" ] || no "a cut command left $FSTAB.relocate"
 if [ -n "$UNIT" ]; then [ ! -e "$FILE" ] && [ ! -e "$FILE.part" ] || no "$FILE is there"; fi
 yes "/etc/fstab and the unit are as they were"
 """

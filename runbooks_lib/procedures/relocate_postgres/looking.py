@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from runbooks_lib.procedures.relocate_postgres.cluster import LOOK, Cluster, parse_cluster, read_cluster
+from runbooks_lib.procedures.relocate_postgres.offers import OFFERS
 from runbooks_lib.runbook.quoting import text_of, word
 from runbooks_lib.runbook.step import Check, Known, NoUndo, Read, Step
 
@@ -21,8 +22,12 @@ _SLOWEST, _FASTEST = 50, 400  # MB/s
 
 
 def _size(known: Known) -> str:
+    """The data without its WAL: of that, a copy brings along only what it needs."""
     real = word(known.before["cluster"]["real"])
-    return f"du -skx -- {real} | {{ read -r kib x; echo $((kib * 1024)); }}"
+    return (
+        f"cd -- {real} && du -skx . | {{ read -r all x; du -skx ./pg_wal/ | {{ read -r wal x; "
+        "echo $(((all - wal) * 1024)); }; }\n"
+    )
 
 
 def _lines(answer: bytes) -> list[str]:
@@ -66,12 +71,13 @@ def _seen(known: Known) -> str:
     )
     return (
         of.shell()  # noqa: S608 (no SQL is made from values)
+        + OFFERS
         + """for each in "$P" "$K" "$T"; do
   [ -e "$each/global/pg_control" ] || continue
   control "$each"; field 'Database system identifier'
   [ "$value" = "$ID" ] || continue
 """
-        + f'  printf "%s\\n" {word(said)}\n'
+        + f'  printf "%s\\n" {word(said)}\n  offers\n'
         + """  [ -d "$P/" ] || { yes "it is in $each now"; }
   runs "$P/" || yes "no server runs on $P now"
   old "select 'connected: ' || coalesce(string_agg(each, ', '), 'nobody') from (select usename || ' from '

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from runbooks_lib.procedures.relocate_postgres import placing
 from runbooks_lib.procedures.relocate_postgres.cluster import LOOK, cluster
 from runbooks_lib.runbook.quoting import word
 from runbooks_lib.runbook.step import Check, Known
@@ -54,9 +55,11 @@ yes "it lets $OWNER replicate through its socket"
 
 _NOTHING_LEFT_BEHIND = """said=$(old "select coalesce(string_agg(slot_name || ' (' || slot_type || ')', ', '), '')
   from pg_replication_slots where slot_name <> '$SLOT'") || cannot_tell "psql gave no answer"
-[ -z "$said" ] || no "replication slots would stay behind: $said; drop them now and make them anew afterwards"
+[ -z "$said" ] ||
+  no "replication slots would stay behind: $said; drop them and make them anew afterwards, or use relocate-directory"
 said=$(find "$R/base" "$R/pg_tblspc" -follow -name '*_init' -print 2>/dev/null | head -n 1)
-[ -z "$said" ] || no "there are unlogged tables or sequences ($said is one): a standby has them empty"
+[ -z "$said" ] ||
+  no "there are unlogged tables or sequences ($said is one): a standby has them empty; use relocate-directory"
 yes "no slots, no unlogged tables"
 """
 
@@ -75,10 +78,11 @@ _APART = """parent=${T%/*}; parent=${parent:-/}
 case $T/ in "$R"/*) no "$T lies in $R";; esac
 case $R/ in "$T"/*) no "$R lies in $T";; esac
 if [ -L "$T" ] || { [ -e "$T" ] && [ ! -d "$T" ]; }; then no "$T is there and is no directory"; fi
+[ ! -d "$T" ] || [ "$(stat -c %d -- "$T")" = "$(stat -c %d -- "$parent")" ] ||
+  no "$T is the mount point itself: name a directory below it"
 [ "$(stat -c %d -- "$parent")" != "$(stat -c %d -- "$R")" ] ||
   no "$T is on the same filesystem as $R ($(df -P -- "$R" | tail -n 1)): is the new partition mounted?"
 mount=$(findmnt -n -o TARGET -T "$parent") || cannot_tell "findmnt does not know where $parent is"
-[ "$T" != "$mount" ] || no "$T is the mount point itself: name a directory below it"
 options=$(findmnt -n -o OPTIONS -T "$parent")
 case ,$options, in *,ro,*) no "$mount is mounted read-only";; esac
 case ,$options, in *,noexec,*|*,nosuid,*) no "$mount is mounted $options: noexec or nosuid breaks extensions and \
@@ -147,10 +151,10 @@ def _elsewhere(known: Known) -> str:
     """Data that a copy of the directory does not hold."""
     facts = known.outputs[LOOK]["cluster"]
     if facts["wal"]:
-        return f"no {word(facts['wal'])}' holds the WAL, apart from the data: the copy would hold it; this runbook does not move a separate pg_wal yet'\n"  # noqa: E501
+        return f"no {word(facts['wal'])}' holds the WAL, apart from the data: the copy would hold it; relocate-directory leaves it where it is'\n"  # noqa: E501
     if facts["tablespaces"]:
         names = ", ".join(f"{each['name']} in {each['location']}" for each in facts["tablespaces"])
-        return f"no 'tablespaces lie elsewhere: '{word(names)}'; this runbook does not move them yet'\n"
+        return f"no 'tablespaces lie elsewhere: '{word(names)}'; relocate-directory leaves them where they are'\n"
     return "yes 'pg_wal is inside, and there are no tablespaces'\n"
 
 
@@ -160,10 +164,20 @@ yes "it is started by ${UNIT:-hand}"
 """
 
 
+_TARGET_HAS_ROOM = f"""set -- $(stat -f -c '%a %S' -- "${{T%/*}}/"); free=$(($1 * $2))
+[ $free -ge {LEAST_FREE_BYTES} ] || no "$((free / 1000000)) MB are left on the target's filesystem"
+yes "$((free / 1000000)) MB are left"
+"""
 _MENTIONED = """found=$(grep -rlsF -- "$P" /etc/cron* /var/spool/cron /etc/systemd/system /etc/logrotate.d 2>/dev/null |
   head -n 5)
 yes "named in cron jobs, units and logrotate: ${found:-nowhere}; the old path stays valid"
 """
+
+APART = _check("the target is fit, on another filesystem", _APART)
+FREE_PLACE = _check("the target's place is free", _FREE_PLACE)
+LABELS = _check("nothing confines the server to the old path", _LABELS)
+MENTIONED = _check("what names the old path is known", _MENTIONED)
+TARGET_HAS_ROOM = _check("the target has room", _TARGET_HAS_ROOM)
 
 PRECHECKS = (
     _check("the programs are there", _TOOLS),
@@ -171,11 +185,12 @@ PRECHECKS = (
     _check("nothing stays behind", _NOTHING_LEFT_BEHIND),
     _check("all of it lies in the directory", _elsewhere),
     _check("it is started by systemd, or by hand", _STARTED),
-    _check("the target is fit, on another filesystem", _APART),
-    _check("the target's place is free", _FREE_PLACE),
+    APART,
+    FREE_PLACE,
+    _check("the old path can lead there", lambda known: placing.fit(cluster(known), known.parameters["place_by"])),
     _check("there is room on both sides", _room),
     _check("no transaction is very old", _QUIET),
     _check("the archiver works", _ARCHIVER),
-    _check("nothing confines the server to the old path", _LABELS),
-    _check("what names the old path is known", _MENTIONED),
+    LABELS,
+    MENTIONED,
 )

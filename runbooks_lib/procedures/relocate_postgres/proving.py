@@ -16,13 +16,13 @@ TIDY = "tidy"
 CHECK_SECONDS = 4 * 3600
 
 _SAME = """[ $stage = placed ] || no "the database is not at $T"
-runs "$P" || no "no server runs on $P"
+runs "$AT" || no "no server runs on $AT"
 control "$T"; field 'Database system identifier'
 [ "$value" = "$ID" ] || no "it is the cluster $value, not $ID"
 timeline=$(old 'select timeline_id from pg_control_checkpoint()') || cannot_tell "psql gave no answer"
-echo "cluster $ID, timeline $timeline (was $TIMELINE), $P leads to $(readlink -f -- "$P")"
+echo "cluster $ID, timeline $timeline (was $TIMELINE), started with $AT, it lies in $(readlink -f -- "/proc/$pid/cwd")"
 now=$(settings) || cannot_tell "psql gave no answer"
-new=$(printf '%s\\n' "$now" | grep -vxF -e "$BEFORE")
+new=$(printf '%s\\n' "$now" | grep -vxF -e "$BEFORE" | grep -vxF -e "data_directory=$AT")
 [ -z "$new" ] || no "settings are others than before: $new"
 echo "all $(printf '%s\\n' "$now" | grep -c .) settings are as before"
 """

@@ -6,18 +6,18 @@ old path leads to the target.
 
 from __future__ import annotations
 
+from runbooks_lib.procedures.relocate_postgres import placing
 from runbooks_lib.procedures.relocate_postgres.cluster import cluster
 from runbooks_lib.runbook.step import Check, Command, Known
 
-_STAGE = """stage() {
-  if [ "$P" -ef "$T" ]; then stage=placed; elif [ -d "$K" ]; then stage=between; else stage=here; fi; }
-stage
+_STAGE = """if placed; then stage=placed; elif [ -d "$K" ]; then stage=between; else stage=here; fi
 """
 
 
 def shell(known: Known) -> str:
     """The names, the functions and the stage: how every script after the first step begins."""
-    return cluster(known).shell() + _STAGE
+    of = cluster(known)
+    return of.shell() + placing.shell(of, str(known.parameters["place_by"])) + _STAGE
 
 
 def command(known: Known, text: str, affects: str) -> Command:

@@ -8,6 +8,7 @@ process belongs to the same unit. Without systemd the same line is started by ha
 
 from __future__ import annotations
 
+from runbooks_lib.procedures.relocate_postgres import placing
 from runbooks_lib.procedures.relocate_postgres.cluster import Cluster, server_arguments
 from runbooks_lib.runbook.quoting import word, words
 
@@ -23,31 +24,33 @@ def unit_word(value: str) -> str:
 _TO_LOG = 'exec >>"$1" 2>&1 </dev/null; shift; exec "$@"'
 
 
-def line(of: Cluster) -> list[str]:
-    """The words that start the server, as its user."""
-    server = [str(of.facts["exe"]), *server_arguments(of, of.directory)]
+def line(of: Cluster, at: str) -> list[str]:
+    """The words that start the server on a path, as its user."""
+    server = [str(of.facts["exe"]), *server_arguments(of, at)]
     return ["/bin/sh", "-c", _TO_LOG, "sh", str(of.facts["log"]) or "/dev/null", *server]
 
 
-def drop_in(of: Cluster) -> str:
+def drop_in(of: Cluster, at: str) -> str:
     """The drop-in for the server's unit while the switch lasts."""
     lines = ["[Service]", "Type=simple", f"User={of.facts['owner']}", f"Group={of.facts['group']}"]
     lines += [f"Environment={unit_word(each).replace('$$', '$')}" for each in of.facts["environment"]]
-    lines += ["ExecStartPre=", "ExecStart=", "ExecStart=" + " ".join(map(unit_word, line(of)))]
+    lines += ["ExecStartPre=", "ExecStart=", "ExecStart=" + " ".join(map(unit_word, line(of, at)))]
     lines += ["ExecStartPost=", "ExecStop=", "ExecStopPost=", "KillSignal=SIGINT", "KillMode=mixed", "Restart=no"]
     return "\n".join(lines)
 
 
-def shell(of: Cluster) -> str:
-    """Functions `ready`, `start`, `unready`."""
+def shell(of: Cluster, way: str) -> str:
+    """Functions `ready` (for the path after the switch), `start PATH`, `unready`."""
+    at = placing.started_at(of, way)
     by_hand = (
         f"cd / && exec setpriv --reuid={word(str(of.facts['owner']))} --regid={word(str(of.facts['group']))} "
-        f"--init-groups -- env {words(*of.facts['environment'])} {words(*line(of))}"
+        f"--init-groups -- env {words(*of.facts['environment'])} {words(*line(of, of.directory))}"
     )
     names = {
         "DROP": f"/run/systemd/system/{of.facts['unit']}.d",
-        "DROP_TEXT": drop_in(of),
+        "DROP_TEXT": drop_in(of, at),
         "BY_HAND": by_hand,
+        "BY_HAND_AFTER": by_hand.replace(word(of.directory), word(at)),
     }
     return "".join(f"{name}={word(value)}\n" for name, value in names.items()) + _FUNCTIONS
 
@@ -62,12 +65,14 @@ unready() {
   [ -n "$UNIT" ] && [ -e "$DROP/zz-relocate.conf" ] || return 0
   rm -f -- "$DROP/zz-relocate.conf"; rmdir -- "$DROP" 2>/dev/null; systemctl daemon-reload
 }
-start() {
+start() { # PATH; the drop-in is for the path after the switch, the unit's own way finds whichever is right
+  [ "$1" = "$AT" ] || [ "$1" -ef "$AT" ] || unready
   i=0
-  until runs "$P"; do
+  until runs "$1"; do
     [ $i != 150 ] || unready
     if [ $((i % 50)) = 0 ]; then
       if [ -n "$UNIT" ]; then systemctl reset-failed "$UNIT" 2>/dev/null; systemctl start --no-block "$UNIT"
+      elif [ "$1" = "$AT" ]; then setsid /bin/sh -c "$BY_HAND_AFTER" >/dev/null 2>&1 </dev/null &
       else setsid /bin/sh -c "$BY_HAND" >/dev/null 2>&1 </dev/null & fi
     fi
     i=$((i+1)); [ $i -lt 3000 ] || return 1

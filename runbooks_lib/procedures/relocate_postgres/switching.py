@@ -33,8 +33,8 @@ end loop; end $$"""  # noqa: E501
 _FUNCTIONS = f"""up() {{ read -r now x </proc/uptime; now=${{now%.*}}${{now#*.}}; }}
 bouncer() {{ [ "$BOUNCER" = 0 ] || timeout {PAUSE_SECONDS} setpriv --reuid="$OWNER" --regid="$GROUP" --init-groups -- \\
   "$BIN/psql" -XAtqw -h /var/run/postgresql -p "$BOUNCER" -U pgbouncer -d pgbouncer -c "$1" >/dev/null; }}
-gone() {{ # DIRECTORY PROCESS: waits until the server is gone; tail watches without starting anything anew
-  timeout 3 tail -s 0.01 --pid="$2" -f /dev/null 2>/dev/null
+gone() {{ # DIRECTORY PROCESS: waits until the server is gone. Where systemd reaps it, tail waits with one process
+  [ -z "$UNIT" ] || timeout 60 tail -s 0.01 --pid="$2" -f /dev/null 2>/dev/null
   i=0; while [ -e "$1/postmaster.pid" ] || [ "/proc/$2/cwd" -ef "$1" ]; do
     i=$((i+1)); [ $i -lt {STOP_SECONDS * 50} ] || return 1; sleep 0.02; done; }}
 stopped() {{ if runs "$1"; then kill -INT "$pid"; gone "$1" "$pid"; fi; }}
@@ -58,7 +58,7 @@ gate() {{ # DIRECTORY of the old server, which is down
 }}
 back() {{ # nothing was placed: the database goes on where it was
   echo "$*; the database is started again at its old place" >&2
-  if start && answers 'select pg_is_in_recovery()' f; then echo "it runs" >&2; fi
+  if start "$R" && answers 'select pg_is_in_recovery()' f; then echo "it runs" >&2; fi
   bouncer RESUME; unready; exit 1
 }}
 """
@@ -66,7 +66,7 @@ _SWITCH = """begin=
 if [ $stage = here ] && [ -e "$R/PG_VERSION" ] && runs "$R"; then
   runs "$T" || fail "the standby does not run; nothing was changed"
   ready || fail "systemd did not take the drop-in; nothing was changed"
-  [ "$PLACE" != symlink ] || ln -sfn -- "$T" "$P.relocate" || fail "cannot write beside $P; nothing was changed"
+  prepare || fail "cannot write beside $P; nothing was changed"
   : >"$W/gate" && old checkpoint && new checkpoint && old checkpoint ||
     { unready; fail "no checkpoint could be made; nothing was changed"; }
   as "$BIN/psql" -XAtqw -v ON_ERROR_STOP=1 -h "$NEW" -p "$PORT" -U "$OWNER" -d postgres -c "select 'waiting'" \\
@@ -99,7 +99,7 @@ if [ -e "$T/standby.signal" ]; then # a cut may have come before this, and nothi
 fi
 up; placed=$now
 [ -n "$begin" ] || ready
-start || fail "the server does not start on $P; see its log; resume, or take it back"
+start "$AT" || fail "the server does not start on $AT; see its log; resume, or take it back"
 up; started=$now
 i=0; while [ -e "$T/standby.signal" ] && ! as "$BIN/pg_ctl" promote -W -s -D "$T" 2>/dev/null; do
   i=$((i+1)); [ $i -lt 600 ] || fail "the server on $P cannot be promoted; see its log; resume, or take it back"
@@ -114,14 +114,7 @@ promote $(((now - started) * 10))"
 unready
 [ ! -d "$K" ] || printf 'This was the database until %s; it is now in %s.\\nNothing here changes any more.\\n' \\
   "$(date -u +%Y-%m-%dT%H:%M:%SZ)" "$T" >"$K/RELOCATED"
-rm -rf -- "$NEW"; rm -f -- "$W/gate" "$P.relocate"
-"""
-_PLACE = """place() { # the old path leads to the target; rename(2) puts the link there at once
-  [ -L "$P.relocate" ] || ln -sfn -- "$T" "$P.relocate" || return 1
-  mv -T -- "$P.relocate" "$P"; }
-displace() { # the old path is what it was
-  if [ -n "$LINK" ]; then ln -sfn -- "$LINK" "$P.relocate" && mv -T -- "$P.relocate" "$P"
-  else [ ! -L "$P" ] || rm -f -- "$P"; fi; }
+rm -rf -- "$NEW"; rm -f -- "$W/gate"; forget
 """
 _SWITCHED = """[ $stage = placed ] || no "the database is not at $T"
 runs "$T" || no "no server runs on $T"
@@ -131,7 +124,7 @@ said=$(old "$WHO") || no "it gives no answer"
 [ ! -e "$K/PG_VERSION" ] || no "the old directory $K could be started"
 [ ! -e "$NEW" ] && { [ -z "$UNIT" ] || [ ! -e "$DROP/zz-relocate.conf" ]; } ||
   no "a cut command left the drop-in or $NEW"
-yes "the server on $P, which leads to $T, takes writes; it is the cluster $ID"
+yes "the server on $AT takes writes in $T; it is the cluster $ID"
 """
 _PASSED = """[ $stage = placed ] || no "the database is not at $T"
 control "$T"; field 'Database cluster state'
@@ -146,21 +139,24 @@ _BACK = """if [ $stage != here ]; then
   ready; stopped "$T" || fail "the server on $T does not stop"
   control "$T"; field 'Database cluster state'
   case $value in 'shut down in recovery'|'in archive recovery') ;; *)
-    [ $stage != placed ] || start; unready
+    [ $stage != placed ] || start "$AT"; unready
     fail "the server on $T has been promoted ($value): going back would lose what was written there";; esac
   [ -d "$K" ] || fail "neither $R nor $K is what it was"
   displace && mv -T -- "$K" "$R" || fail "$K could not be given its old name"
 fi
-rm -f -- "$P.relocate" "$R/RELOCATED"
+forget; rm -f -- "$R/RELOCATED"
 [ ! -e "$R/PG_VERSION.relocated" ] || mv -- "$R/PG_VERSION.relocated" "$R/PG_VERSION" || fail "cannot write in $R"
 sync -- "$R" "${R%/*}" "${P%/*}"
-start && answers 'select pg_is_in_recovery()' f || fail "the server does not start at its old place; see its log"
+start "$P" && answers 'select pg_is_in_recovery()' f || fail "the server does not start at its old place; see its log"
 bouncer RESUME 2>/dev/null
 unready
 """
 _IS_BACK = """[ $stage = here ] || no "the database is not at its old place"
 [ -s "$R/PG_VERSION" ] || no "$R cannot be started"
-[ ! -L "$P.relocate" ] && { [ -z "$UNIT" ] || [ ! -e "$DROP/zz-relocate.conf" ]; } || no "a cut command left something"
+for each in "$P" "$CONF" "$FSTAB"; do
+  [ ! -L "$each.relocate" ] && [ ! -e "$each.relocate" ] || no "a cut command left $each.relocate"
+done
+[ -z "$UNIT" ] || [ ! -e "$DROP/zz-relocate.conf" ] || no "a cut command left its drop-in"
 runs "$R" || no "no server runs on $R"
 said=$(old "$WHO") || no "it gives no answer"
 [ "$said" = "false $ID" ] || no "it answers: $said"
@@ -171,14 +167,12 @@ yes "the server in $R takes writes, as before"
 def _shell(known: Known) -> str:
     of = cluster(known)
     names = {
-        "LINK": str(of.facts["link"]),
         "WAIT": _WAIT,
         "WHO": "select pg_is_in_recovery() || ' ' || (select system_identifier from pg_control_system())",
-        "PLACE": "symlink",
         "BOUNCER": str(known.parameters["pgbouncer_port"]),
     }
     head = "".join(f"{name}={word(value)}\n" for name, value in names.items())
-    return stages.shell(known) + head + starting.shell(of) + _FUNCTIONS + _PLACE
+    return stages.shell(known) + head + starting.shell(of, str(known.parameters["place_by"])) + _FUNCTIONS
 
 
 def _commands(known: Known) -> Sequence[Command]:

@@ -1,0 +1,136 @@
+"""The database of a practice machine moves to its spare disk, under load, through reboots and power cuts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from benchmarks.relocate.moving import by_runbook
+from runbooks_lib.runbook.places import Places
+from runbooks_lib.training.lab.load import Load
+from runbooks_lib.training.lab.machine import Machine, connected
+from tests.procedures.relocate_postgres.crashing import Operator
+
+pytestmark = [pytest.mark.lab, pytest.mark.vm, pytest.mark.timeout(1800)]
+
+OLD, NEW, UNIT = "/srv/db/postgresql/15/main", "/srv/new/pg/main", "postgresql@15-main"
+PARAMETERS = {"directory": OLD, "target": NEW, "backup": "a test's"}
+CASES = "/run/cases"
+
+
+@pytest.fixture
+def two_disks(machine: Machine) -> Iterator[Machine]:
+    """The machine with a file system on its spare disk; whatever is done to it is undone."""
+    machine.sh(
+        "mkfs.ext4 -q /dev/disk/by-id/virtio-spare && mkdir -p /srv/new && mount /dev/disk/by-id/virtio-spare /srv/new "
+        "&& install -d -o postgres -g postgres /srv/new/pg",
+        deadline_seconds=180,
+    )
+    yield machine
+    machine.reset()
+
+
+def answer(machine: Machine, text: str) -> str:
+    return machine.sh(text, deadline_seconds=180, check=False).strip()
+
+
+def placed(machine: Machine) -> str:
+    return answer(machine, f"readlink -f {OLD}")
+
+
+def writes(machine: Machine) -> None:
+    with Load([machine.address("postgres")]) as load:
+        load.wait_acknowledged(20, seconds=120)
+    assert load.verify().ok
+
+
+def test_it_moves_under_load_and_survives_a_restart_a_power_cut_and_a_missing_mount(
+    two_disks: Machine, tmp_path: Path
+) -> None:
+    machine = two_disks
+    with Load([machine.address("postgres")]) as load, connected(machine) as host:
+        load.wait_acknowledged(30, seconds=120)
+        by_runbook(host, tmp_path / "runs", Places(), PARAMETERS)
+        load.wait_acknowledged(30, seconds=120)
+    assert load.verify().ok
+    assert placed(machine) == NEW
+    # Nothing of the switch is left in the unit: a plain restart goes the distribution's way.
+    assert "zz-relocate" not in answer(machine, f"systemctl cat {UNIT}")
+    machine.sh(f"systemctl restart {UNIT}", deadline_seconds=180)
+    writes(machine)
+
+    machine.power_cut()
+    machine.wait_ready()
+    assert placed(machine) == NEW
+    assert answer(machine, "findmnt -n -o TARGET /srv/new") == "/srv/new"
+    writes(machine)
+    assert load.verify().ok
+
+    machine.sh("sed -i '\\|/srv/new|s|UUID=[^ ]*|UUID=00000000-0000-0000-0000-000000000000|' /etc/fstab; sync")
+    machine.power_cut()
+    end = time.monotonic() + 600
+    said = ""
+    while "inactive" not in said and time.monotonic() < end:
+        time.sleep(5)
+        try:
+            said = answer(
+                machine, f"systemctl is-system-running --wait >/dev/null; systemctl is-active {UNIT}; ls /srv/new"
+            )
+        except Exception as error:  # it is booting
+            said = repr(error)
+    assert said == "inactive"  # it does not run, and nobody made a new cluster below the missing mount
+
+
+def test_clients_of_pgbouncer_meet_no_error(two_disks: Machine, tmp_path: Path) -> None:
+    machine = two_disks
+    password = machine.record.passwords["buildserver"]
+    with (
+        Load([machine.address("pgbouncer")], timeout_seconds=120, password=password) as load,
+        connected(machine) as host,
+    ):
+        load.wait_acknowledged(30, seconds=120)
+        by_runbook(host, tmp_path / "runs", Places(), PARAMETERS | {"pgbouncer_port": 6432})
+        load.wait_acknowledged(30, seconds=120)
+    assert load.refusals == {}
+    assert load.verify(machine.address("postgres")).ok
+    assert placed(machine) == NEW
+
+
+@pytest.mark.parametrize(("place", "then"), [(26, "run"), (31, "undo"), (36, "run")])
+def test_a_power_cut_in_the_switch_loses_nothing(place: int, then: str, two_disks: Machine, tmp_path: Path) -> None:
+    """Cut at a tool that the switch calls; then the run is carried on, or taken back where it still may be."""
+    machine = two_disks
+    assert cut_power(machine, tmp_path, place, then)
+
+
+def cut_power(machine: Machine, kept: Path, place: int, then: str) -> bool:
+    """One case; True when the power was really cut."""
+    operator = Operator(machine.ssh_config, machine.name, kept, CASES, PARAMETERS)
+    machine.sh(f"mkdir -p {CASES} && chmod 1777 {CASES} && echo {place} power >{CASES}/case && echo 0 >{CASES}/count")
+    boot = answer(machine, "cat /proc/sys/kernel/random/boot_id")
+    with Load([machine.address("postgres")]) as load:
+        load.wait_acknowledged(30, seconds=120)
+        status = operator.run("run")
+        machine.hang_up()
+        end = time.monotonic() + 300
+        while time.monotonic() < end:
+            try:
+                machine.sh(f"mkdir -p {CASES} && chmod 1777 {CASES} && rm -f {CASES}/case")
+                break
+            except Exception:  # it is booting
+                time.sleep(2)
+        cut = answer(machine, "cat /proc/sys/kernel/random/boot_id") != boot
+        ended = operator.run(then)
+        if then == "undo" and ended == 1 and "has been passed" in operator.said():
+            ended = operator.run("run")
+        assert ended == 0, (status, operator.said())
+        load.wait_acknowledged(20, seconds=120)
+    verdict = load.verify()
+    assert verdict.ok, verdict
+    running = answer(machine, "for p in $(pgrep -x postgres); do readlink /proc/$p/cwd; done | sort -u").split()
+    assert running == [placed(machine)]
+    assert operator.outcome() in ("done", "undone")
+    return cut

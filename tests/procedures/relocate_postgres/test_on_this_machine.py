@@ -1,0 +1,382 @@
+"""A real PostgreSQL on this machine moves between two real filesystems, or is refused with a reason."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.relocate.here import Here, as_owner, here
+from benchmarks.relocate.moving import by_runbook, forget
+from runbooks_lib.hosts.local import LocalHost
+from runbooks_lib.procedures.relocate_postgres import RUNBOOK
+from runbooks_lib.runbook import runs
+from runbooks_lib.runbook.places import Places
+from runbooks_lib.runbook.plan import Plan, Verdict
+from runbooks_lib.runbook.resume import open_run, resume
+from runbooks_lib.runbook.run import Options, Refused, Run, Stopped, Target, target
+from runbooks_lib.runbook.step import Command, Known, Runbook
+from runbooks_lib.runbook.undo import undo, undo_digest
+from runbooks_lib.training.lab.load import Load
+from tests.runbook.operators import Scripted
+
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module")
+def standing() -> Iterator[Here]:
+    with here(20) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def cluster(standing: Here) -> Iterator[Here]:
+    """The one cluster of these tests, without what the test before it left."""
+    (standing.root / "place").mkdir()
+    (standing.root / "place").chmod(0o1777)
+    yield standing
+    for name in ("place", "runs"):
+        shutil.rmtree(standing.root / name, ignore_errors=True)
+    for directory in set(servers(standing)) - {str(standing.directory.resolve())}:
+        os.kill(int((Path(directory) / "postmaster.pid").read_text().split()[0]), signal.SIGQUIT)
+    standing.sql("select pg_drop_replication_slot(slot_name) from pg_replication_slots where not active")
+    forget(standing)
+
+
+def places(cluster: Here) -> Places:
+    return Places((str(cluster.root / "place"),))
+
+
+def aimed(cluster: Here, **given: Any) -> Target:
+    parameters = {"directory": str(cluster.directory), "target": str(cluster.free("moved")), "backup": "a test's"}
+    return target(RUNBOOK, LocalHost(), parameters | given)
+
+
+def begun(cluster: Here, aim: Target) -> Run:
+    plan = aim.plan()
+    assert not plan.blocked, plan.blocked[0].because
+    run = open_run(aim, Options(cluster.root / "runs", places(cluster), Scripted(present=False), plan.digest), plan)
+    assert isinstance(run, Run)
+    return run
+
+
+def taken_back(cluster: Here, aim: Target) -> None:
+    directory = runs.directories(cluster.root / "runs")[0]
+    held = resume(directory, aim, Options(cluster.root / "runs", places(cluster), Scripted(present=False)))
+    undo(held, approve=undo_digest(RUNBOOK, held.state))
+
+
+def blocked(plan: Plan) -> str:
+    assert plan.blocked
+    return plan.blocked[0].because
+
+
+def servers(cluster: Here) -> list[str]:
+    """The directories on which a server runs, below this test's root."""
+    found = []
+    for each in Path("/proc").glob("[0-9]*"):
+        try:
+            directory = (each / "cwd").readlink()
+        except OSError:
+            continue
+        if directory.is_relative_to(cluster.root) and (directory / "postmaster.pid").exists():
+            pid = (directory / "postmaster.pid").read_text().split()[0]
+            found += [str(directory)] if pid == each.name else []
+    return found
+
+
+def test_it_moves_and_no_acknowledged_commit_is_lost(cluster: Here) -> None:
+    with Load([cluster.address], password="unused") as load:
+        load.wait_acknowledged(30)
+        to = cluster.free("a place with blanks")
+        parameters = {"directory": str(cluster.directory), "target": str(to)}
+        by_runbook(
+            LocalHost(), cluster.root / "runs", places(cluster), parameters | {"tables": ["buildserver.public.filler"]}
+        )
+        load.wait_acknowledged(30)
+    verdict = load.verify()
+    assert verdict.ok, verdict
+    assert servers(cluster) == [str(to)]
+    assert cluster.directory.resolve() == to
+    (kept,) = [path for path in (cluster.root / "old", cluster.root / "new") for path in path.glob("*.relocated")]
+    assert "it is now in" in (kept / "RELOCATED").read_text()
+    with pytest.raises(RuntimeError, match="is not a valid data directory"):
+        as_owner("postgres", "--single", "-D", str(kept), "postgres")
+    assert f"{to.parent} ext4 defaults,nofail" in (cluster.root / "fstab").read_text()
+    assert [path.name for path in to.parent.iterdir() if path.name.endswith(".relocation")] == []
+    again = target(RUNBOOK, LocalHost(), {**parameters, "backup": "a test's"}).plan()
+    assert again.nothing_to_do, again
+
+
+def test_undo_before_the_switch_leaves_everything_as_it_was(cluster: Here) -> None:
+    fstab = (cluster.root / "fstab").read_text()
+    lies, aim = cluster.directory.resolve(), aimed(cluster)
+    run = begun(cluster, aim)
+    for name in ("look", "copy", "follow", "lasting"):
+        run.do(RUNBOOK.step(name))
+    assert len(servers(cluster)) == 2
+    run.close()
+    taken_back(cluster, aim)
+    assert servers(cluster) == [str(lies)]
+    assert not cluster.free("moved").exists()
+    assert (cluster.root / "fstab").read_text() == fstab
+    assert cluster.sql("select count(*) from pg_replication_slots") == "0"
+
+
+def test_a_standby_that_was_killed_is_started_again(cluster: Here) -> None:
+    run = begun(cluster, aimed(cluster))
+    for name in ("look", "copy", "follow"):
+        run.do(RUNBOOK.step(name))
+    os.kill(int((cluster.free("moved") / "postmaster.pid").read_text().split()[0]), signal.SIGKILL)
+    run.do(RUNBOOK.step("follow"))
+    for name in ("lasting", "switch", "prove", "tidy"):
+        run.do(RUNBOOK.step(name))
+    run.finish("done")
+    run.close()
+    assert servers(cluster) == [str(cluster.directory.resolve())]
+
+
+def test_after_the_first_write_at_the_new_place_undo_refuses(cluster: Here) -> None:
+    aim = aimed(cluster)
+    run = begun(cluster, aim)
+    for name in ("look", "copy", "follow", "lasting", "switch"):
+        run.do(RUNBOOK.step(name))
+    run.close()
+    with pytest.raises(Refused, match="point of no return, and it has been passed: the server on"):
+        taken_back(cluster, aim)
+    assert cluster.sql("select pg_is_in_recovery()") == "f"
+
+
+@pytest.mark.parametrize("way", ["symlink", "bind"])
+def test_a_switch_that_was_cut_off_before_the_start_is_taken_back_or_carried_on(way: str) -> None:
+    with here(1, port=54391) as cluster:
+        (cluster.root / "place").mkdir()
+        (cluster.root / "place").chmod(0o1777)
+        mark, to = cluster.root / "cut", cluster.free("moved")
+        runbook = cut_before_the_start(mark)
+        aim = replace(aimed(cluster, place_by=way), runbook=runbook)
+        for ending in ("taken back", "carried on"):
+            run = begun(cluster, aim)
+            for name in ("look", "copy", "follow", "lasting"):
+                run.do(runbook.step(name))
+            mark.touch()
+            with pytest.raises(Stopped, match="status 77"):
+                run.do(runbook.step("switch"))
+            mark.unlink()
+            assert servers(cluster) == []
+            assert not (cluster.directory / "PG_VERSION.relocated").exists()
+            run.close()
+            if ending == "taken back":
+                taken_back(cluster, aim)
+                assert servers(cluster) == [str(cluster.directory)]
+                assert not cluster.directory.is_symlink()
+                assert not os.path.ismount(cluster.directory)
+                assert not to.exists()
+                assert (cluster.root / "fstab").read_text() == "# none\n"
+                continue
+            found = runs.directories(cluster.root / "runs")[0]
+            operator = Options(cluster.root / "runs", places(cluster), Scripted([aim.host.name]))
+            again = resume(found, aim, operator)
+            for step in runbook.steps[:-2]:
+                again.do(step)
+            again.finish("done")
+            again.close()
+            assert (cluster.directory / "PG_VERSION").samefile(to / "PG_VERSION")
+            assert os.path.ismount(cluster.directory) == (way == "bind")
+            assert cluster.sql("select pg_is_in_recovery()") == "f"
+            if way == "bind":
+                assert f"{to} {cluster.directory} none bind" in (cluster.root / "fstab").read_text()
+
+
+def cut_before_the_start(mark: Path) -> Runbook:
+    """The runbook, whose switch ends before it starts the server as long as a file is there."""
+    switch = RUNBOOK.step("switch")
+
+    def commands(known: Known) -> list[Command]:
+        (command,) = switch.commands(known)
+        before, start, after = command.text.partition('start "$AT" ||')
+        assert start
+        return [replace(command, text=f"{before}[ ! -e {mark} ] || exit 77\n{start}{after}")]
+
+    cut = replace(switch, commands=commands)
+    return replace(RUNBOOK, steps=tuple(cut if step is switch else step for step in RUNBOOK.steps))
+
+
+def test_a_switch_whose_gate_is_shut_leaves_the_database_where_it_is(cluster: Here) -> None:
+    """The standby's replay stands still: what the old server wrote last is not there."""
+    aim = aimed(cluster)
+    lies = cluster.directory.resolve()
+    short = replace(RUNBOOK.step("switch"), verify_seconds=0)
+    run = begun(cluster, aim)
+    for name in ("look", "copy", "follow", "lasting"):
+        run.do(RUNBOOK.step(name))
+    standby = cluster.free("moved")
+    os.kill(int((standby / "postmaster.pid").read_text().split()[0]), signal.SIGINT)
+    with pytest.raises(Exception, match=r"no standby runs|the standby does not run"):
+        run.do(short)
+    run.close()
+    assert servers(cluster) == [str(lies)]
+    taken_back(cluster, aim)
+    assert cluster.sql("select pg_is_in_recovery()") == "f"
+
+
+def test_another_server_on_the_host_is_left_alone(cluster: Here) -> None:
+    other = cluster.root / "old/other"
+    other.mkdir()
+    shutil.chown(other, "postgres", "postgres")
+    as_owner("initdb", "-D", str(other), "-U", "postgres", "-A", "trust", "-N")
+    options = f"-p {cluster.port + 1} -k {cluster.root} -c listen_addresses=''"
+    as_owner("pg_ctl", "-D", str(other), "-s", "-w", "-l", str(cluster.root / "log2"), "-o", options, "start")
+    pid = (other / "postmaster.pid").read_text().split()[0]
+    try:
+        run = begun(cluster, aimed(cluster))
+        for step in RUNBOOK.steps:
+            run.do(step)
+        run.finish("done")
+        run.close()
+        assert (other / "postmaster.pid").read_text().split()[0] == pid
+        assert sorted(servers(cluster)) == sorted([str(other), str(cluster.directory.resolve())])
+    finally:
+        as_owner("pg_ctl", "-D", str(other), "-s", "-w", "-m", "immediate", "stop")
+        shutil.rmtree(other)
+
+
+# -- refused -----------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def remounted(cluster: Here, options: str) -> Iterator[None]:
+    place = str(cluster.free("x").parent)
+    subprocess.run(["mount", "-o", f"remount,{options}", place], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["mount", "-o", "remount,rw,exec,suid", place], check=True)
+
+
+@contextmanager
+def said(cluster: Here, before: str, after: str, database: str = "postgres") -> Iterator[None]:
+    cluster.sql(before, database)
+    try:
+        yield
+    finally:
+        cluster.sql(after, database)
+
+
+@contextmanager
+def made(path: Path, owner: str, file: str = "") -> Iterator[None]:
+    path.mkdir(parents=True)
+    if file:
+        (path / file).touch()
+    shutil.chown(path, owner, owner)
+    try:
+        yield
+    finally:
+        shutil.rmtree(path)
+
+
+def in_a_slot(cluster: Here) -> Any:
+    return said(
+        cluster, "select pg_create_physical_replication_slot('other')", "select pg_drop_replication_slot('other')"
+    )
+
+
+def in_a_tablespace(cluster: Here) -> Any:
+    place = cluster.root / "elsewhere"
+    place.mkdir(exist_ok=True)
+    shutil.chown(place, "postgres", "postgres")
+    return said(cluster, f"create tablespace apart location '{place}'", "drop tablespace apart")
+
+
+REFUSED: dict[str, tuple[Callable[[Here], Any], str]] = {
+    "read-only": (lambda cluster: remounted(cluster, "ro"), "is mounted read-only"),
+    "noexec": (lambda cluster: remounted(cluster, "noexec"), "noexec or nosuid breaks"),
+    "nosuid": (lambda cluster: remounted(cluster, "nosuid"), "noexec or nosuid breaks"),
+    "not empty": (lambda cluster: made(cluster.free("moved"), "postgres", "a file"), "is not empty"),
+    "wrong owner": (lambda cluster: made(cluster.free("moved"), "root"), "belongs to root:root: chown postgres"),
+    "a slot": (in_a_slot, "replication slots would stay behind: other"),
+    "a tablespace": (in_a_tablespace, "tablespaces lie elsewhere: apart in"),
+    "unlogged": (
+        lambda cluster: said(cluster, "create unlogged table u (x int)", "drop table u"),
+        "unlogged tables",
+    ),
+    "failing archiver": (
+        lambda cluster: said(
+            cluster,
+            "alter system set archive_command to '/bin/false'; select pg_reload_conf(); select pg_switch_wal(); "
+            "select pg_sleep(3)",
+            "alter system reset archive_command; select pg_reload_conf(); select pg_switch_wal(); select pg_sleep(3)",
+        ),
+        "archive_command fails",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_it_is_refused_with_a_reason(what: str, cluster: Here) -> None:
+    make, reason = REFUSED[what]
+    with make(cluster):
+        assert reason in blocked(aimed(cluster).plan())
+    plan = aimed(cluster).plan()
+    assert not plan.blocked, plan.blocked[0].because
+
+
+def test_a_target_on_the_same_filesystem_is_refused(cluster: Here) -> None:
+    beside = cluster.directory.resolve().with_name("beside")
+    assert "on the same filesystem" in blocked(aimed(cluster, target=str(beside)).plan())
+
+
+def test_a_target_in_memory_or_too_small_is_refused(cluster: Here, tmp_path: Path) -> None:
+    place = tmp_path / "small"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=10m", "none", str(place)], check=True)
+    try:
+        assert "is tmpfs" in blocked(aimed(cluster, target=str(place / "main")).plan())
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
+    ballast = cluster.free("x").parent / "ballast"
+    free = os.statvfs(ballast.parent)
+    subprocess.run(["fallocate", "-l", str(free.f_bavail * free.f_bsize - 50_000_000), str(ballast)], check=True)
+    try:
+        assert "MB are needed: the data, a tenth" in blocked(aimed(cluster).plan())
+    finally:
+        ballast.unlink()
+
+
+def test_a_mount_point_or_a_directory_without_its_parent_is_refused(cluster: Here) -> None:
+    place = cluster.free("x").parent
+    assert "is the mount point itself" in blocked(aimed(cluster, target=str(place)).plan())
+    assert "is not there; make it" in blocked(aimed(cluster, target=str(place / "no/main")).plan())
+
+
+def test_a_separate_pg_wal_is_refused(cluster: Here) -> None:
+    lies, apart = cluster.directory.resolve(), cluster.root / "wal"
+    cluster.stop()
+    subprocess.run(["mv", str(lies / "pg_wal"), str(apart)], check=True)
+    (lies / "pg_wal").symlink_to(apart)
+    cluster.start()
+    try:
+        assert "holds the WAL, apart from the data" in blocked(aimed(cluster).plan())
+    finally:
+        cluster.stop()
+        (lies / "pg_wal").unlink()
+        subprocess.run(["mv", str(apart), str(lies / "pg_wal")], check=True)
+        cluster.start()
+
+
+def test_a_server_that_does_not_run_cannot_be_looked_at(cluster: Here) -> None:
+    cluster.stop()
+    try:
+        plan = aimed(cluster).plan()
+    finally:
+        cluster.start()
+    assert plan.steps[0].verdict is Verdict.BLOCKED
+    assert "no PostgreSQL server runs on" in plan.steps[0].because

@@ -1,0 +1,176 @@
+"""The texts that a move would run: from facts alone, the same each time, and quoted; parameters without sense."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from typing import Any
+
+import pytest
+
+from runbooks_lib.errors import UsageError
+from runbooks_lib.hosts.local import LocalHost
+from runbooks_lib.procedures import relocate_directory
+from runbooks_lib.procedures.relocate_postgres import RUNBOOK, fstab, placing, starting
+from runbooks_lib.procedures.relocate_postgres.cluster import Cluster, parse_cluster, server_arguments
+from runbooks_lib.procedures.relocate_postgres.following import standby_arguments
+from runbooks_lib.procedures.relocate_postgres.lasting import fstab_line
+from runbooks_lib.procedures.relocate_postgres.placing import WAYS
+from runbooks_lib.runbook.lint import runbook_mistakes
+from runbooks_lib.runbook.run import target
+from runbooks_lib.runbook.step import Known, NoUndo, Undo
+
+FACTS: dict[str, Any] = {
+    "real": "/srv/db/it is/main",
+    "exe": "/usr/lib/postgresql/15/bin/postgres",
+    "owner": "postgres",
+    "group": "postgres",
+    "port": "5432",
+    "sockets": "/var/run/postgresql, /tmp",
+    "arguments": ["postgres", "-D", "/srv/db/it is/main", "-c", "config_file=/etc/postgresql/15/main/postgresql.conf"],
+    "environment": ["LANG=C.UTF-8", "TZ=Europe/Berlin $x"],
+    "log": "/var/log/postgresql/a%b.log",
+    "unit": "postgresql@15-main.service",
+    "link": "",
+    "wal": "",
+    "identifier": "7712796750203512143",
+    "version": 150014,
+    "config_file": "/etc/postgresql/15/main/postgresql.conf",
+    "tablespaces": [],
+    "timeline": 1,
+    "in_recovery": False,
+}
+PARAMETERS: dict[str, Any] = {
+    "directory": "/srv/db/it is/main",
+    "target": "/srv/new disk/main",
+    "place_by": "symlink",
+    "backup": "this morning",
+    "throttle_mb": 20,
+    "most_io_pressure": 90,
+    "pgbouncer_port": 6432,
+    "tables": ["app.public.t"],
+    "amcheck": True,
+}
+LOOKED = {"cluster": FACTS, "size_bytes": 10**9, "settings": ["a=1"], "tables": ["app.public.t: 1 rows, sum 2"]}
+MOUNT = {"mount": "/srv/new disk", "uuid": "1-2", "kind": "ext4", "listed": ""}
+
+
+def of(**facts: Any) -> Cluster:
+    return Cluster(PARAMETERS["directory"], PARAMETERS["target"], FACTS | facts)
+
+
+def texts(way: str) -> list[str]:
+    known = Known(PARAMETERS | {"place_by": way}, {"mount": MOUNT, **LOOKED}, {"look": LOOKED})
+    found = []
+    for step in RUNBOOK.steps:
+        checks = [step.verify, *step.prechecks, *(watcher.check for watcher in step.watchers)]
+        checks += [step.undo.verify] if isinstance(step.undo, Undo) else []
+        checks += [step.passed] if step.passed else []
+        found += [check.script(known) for check in checks] + [read.script(known) for read in step.reads]
+        found += [command.text for command in step.commands(known)]
+        if not isinstance(step.undo, NoUndo):
+            found += [command.text for command in step.undo.commands(known)]
+    return found
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("shell", ["dash", "bash"])
+def test_every_text_is_one_that_a_shell_understands(way: str, shell: str) -> None:
+    program = shutil.which(shell) or "/bin/sh"
+    for text in texts(way):
+        done = subprocess.run([program, "-n"], input=text, text=True, capture_output=True, check=False)
+        assert done.returncode == 0, done.stderr + text
+    assert texts(way) == texts(way)
+
+
+def test_what_a_person_must_know_is_said() -> None:
+    assert runbook_mistakes(RUNBOOK) == []
+    assert runbook_mistakes(relocate_directory.RUNBOOK) == []
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        ({"directory": "srv/db"}, "directory must be an absolute path"),
+        ({"target": "/srv/new/"}, "target must be an absolute path"),
+        ({"target": "/srv/../etc"}, "target must be an absolute path"),
+        ({"target": "/srv/a'b"}, "without quotes"),
+        ({"target": "/srv/$(reboot)"}, "without quotes"),
+        ({"target": "/srv/a\nb"}, "without quotes"),
+        ({"target": "/srv/db/it is/main"}, "are the same"),
+        ({"backup": " "}, "backup must say"),
+        ({"tables": ["builds"]}, "not of the form"),
+        ({"tables": ["a.b.c; drop table x"]}, "not of the form"),
+    ],
+)
+def test_parameters_that_make_no_sense_are_refused(wrong: dict[str, Any], why: str) -> None:
+    with pytest.raises(UsageError, match=why):
+        target(RUNBOOK, LocalHost(), PARAMETERS | wrong)
+
+
+def test_a_unit_of_no_service_is_refused() -> None:
+    given = {"unit": "x.mount", "directory": "/a", "target": "/b", "backup": "x"}
+    with pytest.raises(UsageError, match="must be the service's unit"):
+        target(relocate_directory.RUNBOOK, LocalHost(), given)
+
+
+def test_the_server_is_started_with_its_own_words_and_another_directory() -> None:
+    assert server_arguments(of(), "/x y") == ["-D", "/x y", *FACTS["arguments"][3:]]
+    short = of(arguments=["postgres", "-D/srv/db", "-p", "1", "--data-directory=/srv/db"])
+    assert server_arguments(short, "/x") == ["-D", "/x", "-p", "1"]
+
+
+def test_the_standby_is_quiet_and_leaves_nothing_in_a_file() -> None:
+    words = standby_arguments(of())
+    assert words[:2] == ["-D", "/srv/new disk/main"]
+    assert "listen_addresses=" in words
+    assert (
+        "primary_conninfo=host='/var/run/postgresql' port=5432 user='postgres' application_name=" + of().slot in words
+    )
+
+
+def test_the_drop_in_is_one_that_systemd_reads_as_it_is_meant() -> None:
+    text = starting.drop_in(of(), "/srv/db/it is/main")
+    assert 'ExecStart="/bin/sh" "-c"' in text
+    assert '"exec >>\\"$$1\\" 2>&1 </dev/null; shift; exec \\"$$@\\""' in text
+    assert '"/var/log/postgresql/a%%b.log"' in text
+    assert 'Environment="TZ=Europe/Berlin $x"' in text
+    assert "\nExecStart=\n" in text
+
+
+def test_fstab_lines_hold_blanks_as_fstab_wants_them() -> None:
+    assert fstab_line(MOUNT) == "UUID=1-2 /srv/new\\040disk ext4 defaults,nofail 0 2"
+    assert placing.bind_line(of()).startswith("/srv/new\\040disk/main /srv/db/it\\040is/main none bind,")
+
+
+def test_a_line_goes_into_fstab_once_and_comes_out_whole(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "fstab"
+    file.write_text("# first\n/dev/vda / ext4 defaults 0 1")  # without a line end
+    monkeypatch.setattr(fstab, "FSTAB", str(file))
+    for call in ("enlist", "enlist"):
+        subprocess.run(["sh", "-eu", "-c", f"{fstab.shell()}{call} 'UUID=1 /x y z 0 0'"], check=True)
+    assert file.read_text() == "# first\n/dev/vda / ext4 defaults 0 1\nUUID=1 /x y z 0 0\n"
+    subprocess.run(["sh", "-eu", "-c", f"{fstab.shell()}delist 'UUID=1 /x y z 0 0'"], check=True)
+    assert file.read_text() == "# first\n/dev/vda / ext4 defaults 0 1\n"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize(
+    ("way", "facts", "said"),
+    [
+        ("symlink", {}, "yes"),
+        ("bind", {"link": "/elsewhere"}, "no "),
+        ("data_directory", {"config_file": "/srv/db/it is/main/postgresql.conf"}, "no "),
+        ("data_directory", {}, "yes"),
+    ],
+)
+def test_a_way_that_cannot_be_gone_is_refused(way: str, facts: dict[str, str], said: str) -> None:
+    assert placing.fit(of(**facts), way).startswith(said)
+
+
+def test_an_answer_that_lacks_something_cannot_be_told() -> None:
+    with pytest.raises(ValueError, match="did not answer a superuser"):
+        parse_cluster(b"real 2f78\nanswer \n")
+    line = b'{"identifier": "1"}'.hex()
+    with pytest.raises(ValueError, match="not told: exe, group"):
+        parse_cluster(f"real 2f78\nowner 78\nport 31\narguments 78\nenvironment \nanswer {line}\n".encode())
