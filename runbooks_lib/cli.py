@@ -110,13 +110,14 @@ def collect(
     """
     from runbooks_lib import terminal
     from runbooks_lib.history import collecting
+    from runbooks_lib.hosts.shares import processes_for
 
     if show_script:
         terminal.show_script(collecting.script())
         return
     loaded, entries = chosen(config_path, names, group)
     with terminal.progress("collecting", len(entries), quiet=quiet) as tick:
-        rows = collecting.collect(loaded, entries, on_progress=tick)
+        rows = collecting.collect(loaded, entries, on_progress=tick, processes=processes_for(len(entries)))
     terminal.show_collected(rows, loaded, quiet=quiet)
     if not all(row.ok for row in rows):
         sys.exit(ExitCode.FAILED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import Any
 
 
 class ExitCode(IntEnum):
@@ -26,6 +27,10 @@ class RunbookError(Exception):
         self.what, self.where, self.true_now, self.next = what, where, true_now, next
         super().__init__(what)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exception would be made again from the first argument alone, which a kind with more of them refuses.
+        return _again, (type(self), self.args, self.__dict__)
+
     def __str__(self) -> str:
         lines = [f"{self.where}: {self.what}" if self.where else self.what]
         if self.true_now:
@@ -37,6 +42,12 @@ class RunbookError(Exception):
     def _render_traceback_(self) -> list[str]:
         """What a notebook shows of it (IPython asks for this): the words, and no stack."""
         return str(self).split("\n")
+
+
+def _again(kind: type[RunbookError], args: tuple[Any, ...], state: dict[str, Any]) -> RunbookError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(state)
+    return error
 
 
 class UsageError(RunbookError):

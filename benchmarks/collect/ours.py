@@ -23,6 +23,7 @@ from runbooks_lib.history.sqlite import SqliteHistory  # noqa: E402
 from runbooks_lib.hosts.host import Host  # noqa: E402
 from runbooks_lib.hosts.opening import open_host  # noqa: E402
 from runbooks_lib.hosts.pool import run_on_all  # noqa: E402
+from runbooks_lib.hosts.shares import processes_for  # noqa: E402
 
 
 def cpu_seconds() -> float:
@@ -51,7 +52,7 @@ def cold(config: configuration.Config, rounds: int) -> None:
     entries = list(config.hosts.values())
     for _ in range(rounds):
         cpu, started = cpu_seconds(), time.monotonic()
-        rows = collecting.collect(config, entries, sample_seconds=0)
+        rows = collecting.collect(config, entries, sample_seconds=0, processes=processes_for(len(entries)))
         told = sorted({row.message for row in rows if row.state != "ok"})[:3]
         tell(
             seconds=time.monotonic() - started,

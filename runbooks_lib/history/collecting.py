@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from runbooks_lib.config import Config, HostEntry
 from runbooks_lib.errors import RunbookError, UsageError
@@ -17,10 +17,13 @@ from runbooks_lib.facts.samples import Sample
 from runbooks_lib.facts.slow import SLOW_FACTS, SlowSnapshot
 from runbooks_lib.facts.snapshot import Snapshot
 from runbooks_lib.history.import_sysstat import SysstatImport, import_sysstat
-from runbooks_lib.history.sqlite import SqliteHistory
+from runbooks_lib.history.keeper import Keeper
+from runbooks_lib.history.sqlite import SqliteHistory, snapshot_of
+from runbooks_lib.history.writing import Snapshot as StoredSnapshot
 from runbooks_lib.hosts.host import Host, HostError, Script
 from runbooks_lib.hosts.opening import open_host
 from runbooks_lib.hosts.pool import Outcome, run_on_all
+from runbooks_lib.hosts.shares import Shares
 
 OnProgress = Callable[[str, str], None]  # host, state
 T = TypeVar("T")
@@ -66,6 +69,20 @@ class Seen:
     fullest_ratio: float
 
 
+class _Read:
+    """What was read of one host: what its row shows and what is doubtful, and the snapshot until it is stored."""
+
+    def __init__(self, seen: Seen, doubt: str, snapshot: StoredSnapshot) -> None:
+        self.seen, self.doubt = seen, doubt
+        self._snapshot: StoredSnapshot | None = snapshot
+
+    def take(self) -> StoredSnapshot:
+        """The snapshot, which is let go: the rows of a round stay until its end."""
+        snapshot, self._snapshot = self._snapshot, None
+        assert snapshot is not None  # noqa: S101 - a row comes once
+        return snapshot
+
+
 def script() -> Script:
     """The script that `collect` runs on every host."""
     return quick_script()
@@ -77,8 +94,12 @@ def collect(
     *,
     sample_seconds: float = 1.0,
     on_progress: OnProgress | None = None,
+    processes: int = 1,
 ) -> list[Row]:
     """Read every host once, at the same time, and store each snapshot or the failure. Example hosts are left out.
+
+    With `processes` the hosts are dealt out over so many forks, which only a process without threads of other code may
+    ask for (see `shares.Shares`); this process stores.
 
     A row per host, in the inventory's order. One host's failure is its row; a history that cannot be written is a
     RunbookError, raised when the round has ended, and the snapshots stored before it are kept. Raises UsageError when
@@ -91,38 +112,33 @@ def collect(
             true_now="nothing was collected",
             next="to keep a history of our own, name a path instead of a url under [history]",
         )
+    with_lvm = frozenset(entry.name for entry in entries if entry.lvm)
+    if any(entry.lvm and entry.sudo_password for entry in entries):
+        processes = 1  # a password that a fork has read would not be masked here
     with SqliteHistory(config.history.path) as history:
         history.prepare()
-        unwritten: list[RunbookError] = []
+        history.close()  # nothing of it is open while processes are forked; it opens again at the first snapshot
+        with Keeper(history) as keeper:
 
-        def keep(store: Callable[..., None], *what: Any) -> None:
-            if unwritten:
-                return  # one clear message about a full disk, not one per host
-            try:
-                store(*what)
-            except RunbookError as error:
-                unwritten.append(error)
+            def work(host: Host) -> _Read:
+                snapshot = read_snapshot(host, sample_seconds=sample_seconds)
+                volumes, doubt = _lvm(host, snapshot.time) if host.name in with_lvm else ([], "")
+                samples = [*snapshot.samples(), *volumes]
+                return _Read(_seen(snapshot), doubt, snapshot_of(host.name, snapshot.time, samples))
 
-        with_lvm = frozenset(entry.name for entry in entries if entry.lvm)
+            def keep(outcome: Outcome[_Read]) -> None:
+                if outcome.value is not None:
+                    keeper.keep(outcome.value.take())
 
-        def work(host: Host) -> tuple[Seen, str]:
-            # Stored by the worker: what was read is kept even when the round is interrupted.
-            snapshot = read_snapshot(host, sample_seconds=sample_seconds)
-            volumes, doubt = _lvm(host, snapshot.time) if host.name in with_lvm else ([], "")
-            keep(history.store_snapshot, host.name, snapshot.time, [*snapshot.samples(), *volumes])
-            return _seen(snapshot), doubt
-
-        rows = []
-        for outcome in _round(config, entries, work, on_progress):
-            seen, doubt = outcome.value or (None, "")
-            message, doubts = _message(outcome) or doubt, (doubt,) if doubt else ()
-            rows.append(Row(outcome.host, outcome.state, outcome.seconds, seen, message, doubts))
-        for row in rows:
-            if row.state != "ok":
-                keep(history.record_failure, row.host, datetime.now(UTC), row.state, row.message)
-        if unwritten:
-            raise unwritten[0]
-        history.compact()
+            outcomes = _round(config, entries, work, on_progress, on_outcome=keep, processes=processes)
+        rows = [_row(outcome) for outcome in outcomes]
+        failed = [row for row in rows if row.state != "ok"]
+        if keeper.error is None:
+            for row in failed:
+                history.record_failure(row.host, datetime.now(UTC), row.state, row.message)
+            history.compact()
+    if keeper.error is not None:
+        raise keeper.error
     return rows
 
 
@@ -193,21 +209,32 @@ def _round(
     entries: Sequence[HostEntry],
     work: Callable[[Host], T],
     on_progress: OnProgress | None,
+    *,
+    on_outcome: Callable[[Outcome[T]], None] | None = None,
     deadline_seconds: float | None = None,
+    processes: int = 1,
 ) -> list[Outcome[T]]:
     hosts = [open_host(entry, config) for entry in entries if not entry.example]
 
     def tick(outcome: Outcome[T]) -> None:
+        if on_outcome is not None:
+            on_outcome(outcome)
         if on_progress is not None:
             on_progress(outcome.host, outcome.state)
 
-    return run_on_all(
-        hosts,
-        work,
-        workers=config.collect.workers,
-        deadline_seconds=deadline_seconds or config.collect.deadline_seconds,
-        on_progress=tick,
-    )
+    workers, deadline = config.collect.workers, deadline_seconds or config.collect.deadline_seconds
+    if processes > 1:
+        with Shares(hosts, work, processes=processes) as shares:
+            return shares.round(workers=workers, deadline_seconds=deadline, on_progress=tick)
+    return run_on_all(hosts, work, workers=workers, deadline_seconds=deadline, on_progress=tick)
+
+
+def _row(outcome: Outcome[_Read]) -> Row:
+    read = outcome.value
+    if read is None:
+        return Row(outcome.host, outcome.state, outcome.seconds, message=_message(outcome))
+    doubts = (read.doubt,) if read.doubt else ()
+    return Row(outcome.host, outcome.state, outcome.seconds, read.seen, read.doubt, doubts)
 
 
 def _lvm(host: Host, time: datetime) -> tuple[list[Sample], str]:

@@ -8,7 +8,7 @@ import threading
 import time as clock
 import zlib
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -98,8 +98,7 @@ class SqliteHistory:
         have a value, the later stored one holds. A time before what is stored already (a clock that went back) is as
         good as any other. One in the future is kept and read once it has come.
         """
-        names.check_name(instance, "a host's name")
-        waiting = _Waiting(writing.Snapshot(instance, to_seconds(time), names.values_by_key(samples)))
+        waiting = _Waiting(snapshot_of(instance, time, samples))
         self._queue.append(waiting)
         # While one thread waits for the disk the others queue up; the next one stores them all with one wait.
         with self._lock:
@@ -108,6 +107,13 @@ class SqliteHistory:
                 self._store(batch)
         if waiting.error is not None:
             raise waiting.error
+
+    def store_snapshots(self, snapshots: Sequence[writing.Snapshot]) -> None:
+        """The same for several that `snapshot_of` has made: all of them, with one wait for the disk, or none."""
+        names_of = sorted({snapshot.instance for snapshot in snapshots})
+        listed = ", ".join(names_of[:5]) + (f" and {len(names_of) - 5} more" if len(names_of) > 5 else "")
+        with self.write_access(f"the snapshot of {listed} was not stored") as writer:
+            writer.store_snapshots(snapshots)
 
     def record_failure(self, instance: str, time: datetime, state: str, message: str) -> None:
         """Keep that a host was not read: `state` is the HostError's kind, `message` what it said."""
@@ -327,12 +333,9 @@ class SqliteHistory:
     # -- parts ---------------------------------------------------------------------------------------------------------
 
     def _store(self, batch: list[_Waiting]) -> None:
-        names_of = sorted({waiting.snapshot.instance for waiting in batch})
-        listed = ", ".join(names_of[:5]) + (f" and {len(names_of) - 5} more" if len(names_of) > 5 else "")
         error: BaseException | None = RunbookError("the storing thread was stopped; the snapshot was not stored")
         try:
-            with self.write_access(f"the snapshot of {listed} was not stored") as writer:
-                writer.store_snapshots([waiting.snapshot for waiting in batch])
+            self.store_snapshots([waiting.snapshot for waiting in batch])
             error = None
         except RunbookError as failed:
             error = failed
@@ -400,6 +403,12 @@ class SqliteHistory:
         except FileNotFoundError:
             return None
         return status.st_dev, status.st_ino, os.getpid()
+
+
+def snapshot_of(instance: str, time: datetime, samples: Iterable[Sample]) -> writing.Snapshot:
+    """What a host said at one time, as `store_snapshots` takes it. Raises UsageError for a name that no host has."""
+    names.check_name(instance, "a host's name")
+    return writing.Snapshot(instance, to_seconds(time), names.values_by_key(samples))
 
 
 def _until(end: datetime | None) -> int:

@@ -17,6 +17,12 @@ from runbooks_lib.history.model import COLLECTED, Floats, Ints
 _LONGEST_MESSAGE = 4000
 _FAILURES_KEPT = 1000  # per host, the latest; the same again and again is one
 
+_CAME_FROM = (
+    "INSERT INTO series_origin (series, origin, first_time, last_time) VALUES (?, ?, ?, ?)"
+    " ON CONFLICT (series, origin) DO UPDATE SET first_time = min(first_time, excluded.first_time),"
+    " last_time = max(last_time, excluded.last_time)"
+)
+
 Arrays = Mapping[str, tuple[Ints, Floats]]  # by key: times in seconds, values
 
 
@@ -129,12 +135,7 @@ class Writer:
 
     def came_from(self, series: int, origin: int, first_time: int, last_time: int) -> None:
         """Note where a series' numbers of that span came from. Call inside a transaction."""
-        self.connection.execute(
-            "INSERT INTO series_origin (series, origin, first_time, last_time) VALUES (?, ?, ?, ?)"
-            " ON CONFLICT (series, origin) DO UPDATE SET first_time = min(first_time, excluded.first_time),"
-            " last_time = max(last_time, excluded.last_time)",
-            (series, origin, first_time, last_time),
-        )
+        self.connection.execute(_CAME_FROM, (series, origin, first_time, last_time))
 
     def collected(self) -> int:
         """The id of the origin `collected`. Call inside a transaction."""
@@ -175,6 +176,21 @@ class Writer:
             )
         )
 
+    def _all_series(self, instance: int, keys: Iterable[str]) -> list[int]:
+        """The ids of these series in their order. The new ones are made together: a host's first snapshot brings a
+        hundred."""
+        wanted = [names.split(text) for text in keys]
+        known = self._known_series(instance)
+        new = [(instance, *each) for each in wanted if each not in known]
+        if new:
+            self.connection.executemany("INSERT INTO series (instance, name, labels) VALUES (?, ?, ?)", new)
+            known = self._known_series(instance)
+        return [known[each] for each in wanted]
+
+    def _known_series(self, instance: int) -> dict[tuple[str, str], int]:
+        rows = self.connection.execute("SELECT name, labels, id FROM series WHERE instance = ?", (instance,))
+        return {(name, labels): int(number) for name, labels, number in rows}
+
     def _layout(self, instance: int, digest: bytes, keys: list[str], time: int) -> int:
         known = self._layouts.get((instance, digest))
         # Asked each time: compaction in another process may have dropped a layout that no snapshot used.
@@ -185,10 +201,9 @@ class Writer:
         ).fetchone()
         if row is not None:
             return int(row[0])
-        series = [self._series(instance, text) for text in keys]
+        series = self._all_series(instance, keys)
         origin = self.collected()
-        for number in series:
-            self.came_from(number, origin, time, time)
+        self.connection.executemany(_CAME_FROM, [(number, origin, time, time) for number in series])
         packed = np.array(series, dtype="<u4").tobytes()
         return _new_id(
             self.connection.execute(

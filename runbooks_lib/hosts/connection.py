@@ -79,12 +79,15 @@ class Connection:
         self.last_used = time.monotonic()
         self._on_close: Callable[[], None] | None = on_close
         self._lock = threading.Lock()
+        self._process = os.getpid()
 
     @property
     def alive(self) -> bool:
-        return bool(self.transport.is_active())
+        return self._process == os.getpid() and bool(self.transport.is_active())
 
     def close(self) -> None:
+        if self._process != os.getpid():
+            return  # a fork has the socket and not the thread: it is its parent's to use and to end
         self.transport.cut()
         with self._lock:
             on_close, self._on_close = self._on_close, None

@@ -89,31 +89,50 @@ def run_on_all(
     called in this thread, once a host, as they end. Connections are closed after each host unless `keep_connections`.
     With `executor` its workers are used and `workers` is not; it is neither shut down nor waited for.
     Raises Interrupted on Ctrl-C, within a second: hosts under way are closed. Raises ValueError for workers < 1.
+    Of several hundred hosts one interpreter is the limit: `shares.Shares` deals them out over a few processes.
     """
+
+    def tell(_: int, outcome: Outcome[T]) -> None:
+        if on_progress is not None:
+            on_progress(outcome)
+
+    return run_round(
+        hosts, work, tell, workers=workers, deadline_seconds=deadline_seconds, executor=executor, keep=keep_connections
+    )
+
+
+def run_round(
+    hosts: Sequence[Host],
+    work: Callable[[Host], T],
+    on_row: Callable[[int, Outcome[T]], None],
+    *,
+    workers: int,
+    deadline_seconds: float,
+    executor: Executor | None = None,
+    keep: bool = False,
+) -> list[Outcome[T]]:
+    """The same; `on_row` is told each row with its place in `hosts`."""
     if workers < 1:
         raise ValueError(f"workers must be at least 1, not {workers}")
-    shared: _Round[T] = _Round(hosts, work, keep_connections)
+    shared: _Round[T] = _Round(hosts, work, keep)
     rows: dict[int, Outcome[T]] = {}
     closed: dict[int, float] = {}
     crew = _Crew(shared, min(workers, len(hosts))) if executor is None else _Borrowed(shared, executor)
     try:
         crew.start()
         while len(rows) < len(hosts):
-            _collect(shared, rows, closed, deadline_seconds, on_progress)
-            _enforce(shared, rows, closed, deadline_seconds, crew, on_progress)
+            _collect(shared, rows, closed, deadline_seconds, on_row)
+            _enforce(shared, rows, closed, deadline_seconds, crew, on_row)
     except KeyboardInterrupt:
         shared.stop = True
         crew.stop()
         _drain(shared, rows, closed, deadline_seconds)
         under_way = [shared.hosts[index] for index in list(shared.started) if index not in rows]
-        _close_all(under_way, within=0.5)
+        close_all(under_way, within=0.5)
         _drain(shared, rows, closed, deadline_seconds)
         now = time.monotonic()
         raise Interrupted(
-            [
-                rows.get(i) or Outcome(h.name, None, None, NOT_REACHED, now - shared.started.get(i, now))
-                for i, h in enumerate(hosts)
-            ]
+            [rows.get(i) or not_reached(h.name, now - shared.started.get(i, now)) for i, h in enumerate(hosts)]
         ) from None
     except BaseException:
         shared.stop = True
@@ -122,12 +141,17 @@ def run_on_all(
     return [rows[index] for index in range(len(hosts))]
 
 
+def not_reached(name: str, seconds: float = 0.0) -> Outcome[T]:
+    """The row of a host whose turn had not come, or that was interrupted."""
+    return Outcome(name, None, None, NOT_REACHED, seconds)
+
+
 def _collect(
     shared: _Round[T],
     rows: dict[int, Outcome[T]],
     closed: dict[int, float],
     deadline_seconds: float,
-    on_progress: Callable[[Outcome[T]], None] | None,
+    on_row: Callable[[int, Outcome[T]], None],
 ) -> None:
     """Take the rows that are there; wait a moment for the first."""
     wait = 0.1
@@ -140,8 +164,7 @@ def _collect(
         if index in rows:
             continue  # came back after its row had been closed
         rows[index] = _late_row(outcome, closed, index, deadline_seconds)
-        if on_progress is not None:
-            on_progress(rows[index])
+        on_row(index, rows[index])
 
 
 def _drain(shared: _Round[T], rows: dict[int, Outcome[T]], closed: dict[int, float], deadline_seconds: float) -> None:
@@ -165,7 +188,7 @@ def _enforce(
     closed: dict[int, float],
     deadline_seconds: float,
     crew: _Crew[T] | _Borrowed[T],
-    on_progress: Callable[[Outcome[T]], None] | None,
+    on_row: Callable[[int, Outcome[T]], None],
 ) -> None:
     """Close the hosts whose time is over; give up on those that do not come back even then."""
     now = time.monotonic()
@@ -176,8 +199,7 @@ def _enforce(
             if now - closed[index] >= OVERDUE_SECONDS:
                 error = _overdue(shared.hosts[index].name, deadline_seconds, "its thread is still waiting for it")
                 rows[index] = Outcome(shared.hosts[index].name, None, error, error.kind, now - begin)
-                if on_progress is not None:
-                    on_progress(rows[index])
+                on_row(index, rows[index])
         elif now - begin >= deadline_seconds:
             closed[index] = now
             crew.add_one()
@@ -207,7 +229,8 @@ def _close(host: Host) -> None:
         host.close()
 
 
-def _close_all(hosts: Sequence[Host], within: float) -> None:
+def close_all(hosts: Sequence[Host], within: float) -> None:
+    """Close them all at the same time, and wait no longer than `within` seconds."""
     end = time.monotonic() + within
     threads = [threading.Thread(target=_close, args=(host,), daemon=True) for host in hosts]
     for thread in threads:

@@ -30,7 +30,7 @@ from runbooks_lib.hosts.host import (
 from runbooks_lib.hosts.known_hosts import KnownHosts
 from runbooks_lib.hosts.outcome import gone_words, group_gone, not_begun, result_of
 from runbooks_lib.hosts.root import Asked, answer_sudo
-from runbooks_lib.hosts.ssh_settings import SshSettings, resolve
+from runbooks_lib.hosts.ssh_settings import SshSettings, resolve, route
 from runbooks_lib.hosts.transport import execute, open_capture, send
 from runbooks_lib.hosts.wrapper import COMMAND, ROOT_COMMAND, Wrapped, end_group_script, password_command, wrap
 
@@ -80,6 +80,14 @@ class SshHost:
     @property
     def name(self) -> str:
         return self._name
+
+    @property
+    def way(self) -> tuple[str, ...]:
+        """The jump hosts before it; none also when its settings cannot be read, which its run will say."""
+        try:
+            return tuple(hop.ssh_name for hop in route(self._settings_source(self.ssh_name)))
+        except HostError:
+            return ()
 
     @property
     def login(self) -> Login | None:

@@ -13,6 +13,7 @@ import logging
 import socket
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import paramiko
@@ -31,11 +32,41 @@ from runbooks_lib.hosts.capture import STRAY_LIMIT_BYTES, Capture
 logging.getLogger("paramiko").setLevel(logging.CRITICAL + 1)  # every failure is told as a HostError instead
 
 IDLE_CHECK_SECONDS = 5.0
+_READ_BYTES = 32768
+_LONGEST_GREETING_BYTES = 16384  # RFC 4253, 4.2: lines may come before the version, which has 255 bytes at most
 _GCM = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")
+
+
+class _Buffered:
+    """A socket that is read in large pieces: paramiko asks twice for every packet, and each time that a thread goes to
+    the kernel it also has to win the interpreter back from all the others."""
+
+    def __init__(self, sock: Any) -> None:
+        self._sock = sock
+        self._kept = b""
+        self.send: Callable[[bytes], int] = sock.send
+        self.close: Callable[[], None] = sock.close
+
+    def recv(self, size: int) -> bytes:
+        data = self._kept or self._sock.recv(_READ_BYTES)
+        self._kept = data[size:]
+        return bytes(data[:size])
 
 
 class Packetizer(paramiko.Packetizer):  # type: ignore[misc]
     """Without the Timer thread: whoever waits for the handshake keeps the time and closes the socket."""
+
+    def __init__(self, sock: Any) -> None:
+        super().__init__(_Buffered(sock))
+        self._greeting_bytes = 0
+
+    def _read_timeout(self, timeout: float) -> bytes:
+        """What paramiko looks for the version line in, without an end of its own."""
+        data = bytes(super()._read_timeout(timeout))
+        self._greeting_bytes += len(data)
+        if self._greeting_bytes > _LONGEST_GREETING_BYTES:
+            raise paramiko.SSHException(f"it sent {self._greeting_bytes} bytes and no SSH version")
+        return data
 
     def start_handshake(self, timeout: float) -> None:
         pass
@@ -123,6 +154,10 @@ class Transport(paramiko.Transport):  # type: ignore[misc]
 
     def _log(self, level: int, msg: Any, *args: Any) -> None:
         pass
+
+    def _filter_algorithm(self, type_: str) -> tuple[str, ...]:
+        """None is disabled; paramiko looks at each, several times a connection."""
+        return tuple(getattr(self, f"_preferred_{type_}"))
 
     def handshake(self, seconds: float) -> bool:
         """Exchange keys; False when the time is over. Raises what paramiko raises when the exchange fails."""
