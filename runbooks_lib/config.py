@@ -117,7 +117,7 @@ class HistorySettings(_Section):
 class CollectSettings(_Section):
     """`[collect]`: how many hosts at once, and how long one may take."""
 
-    workers: Annotated[int, Field(ge=1, le=512)] = 64
+    workers: Annotated[int, Field(ge=1, le=512)] = 128
     deadline_seconds: Annotated[float, Field(gt=0, le=3600)] = 30.0
 
 

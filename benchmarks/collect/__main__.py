@@ -25,7 +25,7 @@ from benchmarks.collect.fleet import Fleet, many_files, mock_fleet, real_fleet, 
 from benchmarks.collect.sides import CURVE, Ours, Round, ansible, control_persist, openssh
 
 RTT_MS = 40
-WORKERS = 64  # the default of runbooks.toml
+WORKERS = 128  # the default of runbooks.toml
 SCRIPT_MS = 40  # what the quick script takes on an idle machine of this kind
 _SECTION = "collect"
 

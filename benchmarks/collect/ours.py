@@ -8,6 +8,8 @@ idle   connections kept open and nothing done, for ROUNDS seconds
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import resource
 import sys
 import time
@@ -16,20 +18,25 @@ from typing import Any
 
 _started = time.monotonic()
 
+import psutil  # noqa: E402
+
 from runbooks_lib import config as configuration  # noqa: E402
 from runbooks_lib.facts.collect import read_snapshot  # noqa: E402
 from runbooks_lib.history import collecting  # noqa: E402
-from runbooks_lib.history.sqlite import SqliteHistory  # noqa: E402
+from runbooks_lib.history.keeper import Keeper  # noqa: E402
+from runbooks_lib.history.sqlite import SqliteHistory, snapshot_of  # noqa: E402
+from runbooks_lib.history.writing import Snapshot  # noqa: E402
 from runbooks_lib.hosts.host import Host  # noqa: E402
 from runbooks_lib.hosts.opening import open_host  # noqa: E402
-from runbooks_lib.hosts.pool import run_on_all  # noqa: E402
-from runbooks_lib.hosts.shares import processes_for  # noqa: E402
+from runbooks_lib.hosts.shares import Shares, processes_for  # noqa: E402
 
 
 def cpu_seconds() -> float:
-    """This process and its children."""
+    """This process and its children, those that still run as well."""
     own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
-    return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
+    running = [psutil.Process(child.pid).cpu_times() for child in multiprocessing.active_children() if child.pid]
+    ended = own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
+    return ended + sum(each.user + each.system for each in running)
 
 
 def memory_mb() -> float:
@@ -42,10 +49,8 @@ def tell(**values: Any) -> None:
 
 
 def _threads() -> int:
-    try:
-        return sum(1 for _ in Path("/proc/self/task").iterdir())
-    except OSError:
-        return 0
+    pids = [os.getpid(), *(child.pid for child in multiprocessing.active_children() if child.pid)]
+    return sum(psutil.Process(pid).num_threads() for pid in pids)
 
 
 def cold(config: configuration.Config, rounds: int) -> None:
@@ -66,22 +71,24 @@ def cold(config: configuration.Config, rounds: int) -> None:
 def kept(config: configuration.Config, rounds: int, *, idle: bool) -> None:
     assert config.history.path is not None
     hosts: list[Host] = [open_host(entry, config) for entry in config.hosts.values()]
-    with SqliteHistory(config.history.path) as history:
-        history.prepare()
 
-        def work(host: Host) -> None:
-            snapshot = read_snapshot(host, sample_seconds=0)
-            history.store_snapshot(host.name, snapshot.time, snapshot.samples())
+    def work(host: Host) -> Snapshot:
+        snapshot = read_snapshot(host, sample_seconds=0)
+        return snapshot_of(host.name, snapshot.time, snapshot.samples())
 
+    with (
+        Shares(hosts, work, processes=processes_for(len(hosts))) as shares,
+        SqliteHistory(config.history.path) as history,
+    ):
         for number in range(1 if idle else rounds + 1):
             cpu, started = cpu_seconds(), time.monotonic()
-            outcomes = run_on_all(
-                hosts,
-                work,
-                workers=config.collect.workers,
-                deadline_seconds=config.collect.deadline_seconds,
-                keep_connections=True,
-            )
+            with Keeper(history) as keeper:
+                outcomes = shares.round(
+                    workers=config.collect.workers,
+                    deadline_seconds=config.collect.deadline_seconds,
+                    on_progress=lambda row, keep=keeper.keep: keep(row.value) if row.value else None,  # type: ignore[misc]
+                    keep_connections=True,
+                )
             tell(
                 first=number == 0,
                 seconds=time.monotonic() - started,
@@ -94,8 +101,6 @@ def kept(config: configuration.Config, rounds: int, *, idle: bool) -> None:
             cpu, started = cpu_seconds(), time.monotonic()
             time.sleep(rounds)
             tell(idle=True, seconds=time.monotonic() - started, cpu_seconds=cpu_seconds() - cpu, ok=len(hosts))
-    for host in hosts:
-        host.close()
 
 
 def main() -> None:

@@ -117,6 +117,37 @@ def _resident_mb(argument: str) -> float:
     return total / 1024
 
 
+class PeakMemory:
+    """The most memory that a process and its forks have together, MB, looked at twice a second from outside: what is
+    resident of the process, and of each fork what it shares with nobody."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid, self._most_kib, self._over = pid, 0, threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+
+    def end(self) -> float:
+        """Stop looking; the peak."""
+        self._over.set()
+        self._thread.join()
+        return self._most_kib / 1024
+
+    def _watch(self) -> None:
+        while not self._over.wait(0.5):
+            children = Path(f"/proc/{self._pid}/task/{self._pid}/children")
+            try:
+                total = _kib(self._pid, "Rss:")
+                total += sum(_kib(int(each), "Private_") for each in children.read_text().split())
+            except (OSError, ValueError):
+                continue  # one of them has just ended
+            self._most_kib = max(self._most_kib, total)
+
+
+def _kib(pid: int, field: str) -> int:
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith(field))
+
+
 class Ours:
     """Our collector in a process that stays for several rounds, as a timer or a notebook uses it."""
 
@@ -136,10 +167,14 @@ class Ours:
     def run(self) -> list[dict[str, Any]]:
         """The JSON lines of `benchmarks.collect.ours`; ends the benchmark when that fails."""
         command = [sys.executable, "-m", "benchmarks.collect.ours", self.mode, str(self.path), str(self.rounds)]
-        done = subprocess.run(command, stdout=subprocess.PIPE, timeout=_DEADLINE_SECONDS, cwd=Path(__file__).parents[2])
-        if done.returncode != 0:
-            sys.exit(f"our side ended with status {done.returncode}")
-        return [json.loads(line) for line in done.stdout.splitlines()]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2])
+        memory = PeakMemory(process.pid)
+        output, _ = process.communicate(timeout=_DEADLINE_SECONDS)
+        peak_mb = memory.end()
+        if process.returncode != 0:
+            sys.exit(f"our side ended with status {process.returncode}")
+        told = [json.loads(line) for line in output.splitlines()]
+        return [each if "start" in each else {**each, "rss_mb": max(each["rss_mb"], peak_mb)} for each in told]
 
     def round(self, told: dict[str, Any]) -> Round:
         """One line as a Round."""

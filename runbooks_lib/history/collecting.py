@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TypeVar
@@ -117,6 +117,7 @@ def collect(
         processes = 1  # a password that a fork has read would not be masked here
     with SqliteHistory(config.history.path) as history:
         history.prepare()
+        first = _first(entries, history.not_read_last(), config.collect.workers)
         history.close()  # nothing of it is open while processes are forked; it opens again at the first snapshot
         with Keeper(history) as keeper:
 
@@ -130,8 +131,9 @@ def collect(
                 if outcome.value is not None:
                     keeper.keep(outcome.value.take())
 
-            outcomes = _round(config, entries, work, on_progress, on_outcome=keep, processes=processes)
-        rows = [_row(outcome) for outcome in outcomes]
+            outcomes = _round(config, first, work, on_progress, on_outcome=keep, processes=processes)
+        place = {entry.name: number for number, entry in enumerate(entries)}
+        rows = [_row(outcome) for outcome in sorted(outcomes, key=lambda outcome: place[outcome.host])]
         failed = [row for row in rows if row.state != "ok"]
         if keeper.error is None:
             for row in failed:
@@ -140,6 +142,13 @@ def collect(
     if keeper.error is not None:
         raise keeper.error
     return rows
+
+
+def _first(entries: Sequence[HostEntry], not_read: Collection[str], workers: int) -> list[HostEntry]:
+    """Those that brought nothing last time first: a host that hangs then waits while the others are read, and not
+    after them. They get a quarter of the workers, or a failed rack would hold up everyone."""
+    early = frozenset([entry.name for entry in entries if entry.name in not_read][: workers // 4])
+    return sorted(entries, key=lambda entry: entry.name not in early)
 
 
 def check(config: Config, entries: Sequence[HostEntry], *, on_progress: OnProgress | None = None) -> list[Row]:

@@ -273,6 +273,13 @@ class SqliteHistory:
             ).fetchone()
         return None if row is None or row[0] is None else Collection(from_seconds(row[0]), row[1], row[2])
 
+    def not_read_last(self) -> frozenset[str]:
+        """The hosts whose last attempt brought nothing."""
+        with self.read_access() as reader:
+            return frozenset(
+                name for (name,) in reader.connection.execute("SELECT name FROM instance WHERE last_state <> 'ok'")
+            )
+
     # -- the file ------------------------------------------------------------------------------------------------------
 
     def check(self) -> list[str]:

@@ -27,6 +27,7 @@ from runbooks_lib.hosts.connection import (
 )
 from runbooks_lib.hosts.host import DeadlineExceeded, HostUnreachable
 from runbooks_lib.hosts.ssh_settings import SshSettings, route
+from runbooks_lib.hosts.transport import Transport
 
 HANDSHAKES_AT_ONCE = 16  # through one bastion: each costs its sshd a name look-up and a connect, one after another
 
@@ -89,13 +90,19 @@ class Bastions:
         self._bastions: dict[tuple[SshSettings, ...], _Bastion] = {}
 
     def open_connection(
-        self, settings: SshSettings, *, name: str, end: float, known_hosts: KnownHostsSource | None = None
+        self,
+        settings: SshSettings,
+        *,
+        name: str,
+        end: float,
+        known_hosts: KnownHostsSource | None = None,
+        on_begin: Callable[[Transport], None] = lambda _: None,
     ) -> Connection:
         """A connection to the host of `settings`, through its jump hosts if it has any. Raises a HostError."""
         hops = route(settings) if settings.proxy_jump else ()
         judge = known_hosts or self._known_hosts
         if not hops:
-            return open_connection(settings, name=name, end=end, known_hosts=judge)
+            return open_connection(settings, name=name, end=end, known_hosts=judge, on_begin=on_begin)
         bastion = self._bastion(hops)
         if not bastion.handshakes.acquire(timeout=max(0.01, end - time.monotonic())):
             raise _late(name, f"waited for its turn through {hops[-1].ssh_name}", "connect")
@@ -105,6 +112,7 @@ class Bastions:
                 name=name,
                 end=end,
                 known_hosts=judge,
+                on_begin=on_begin,
                 open_socket=lambda until: self._channel(hops, settings, name, until),
             )
         finally:

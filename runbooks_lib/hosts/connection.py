@@ -107,8 +107,10 @@ def open_connection(
     end: float,
     open_socket: OpenSocket | None = None,
     known_hosts: KnownHostsSource = load_known_hosts,
+    on_begin: Callable[[Transport], None] = lambda _: None,
 ) -> Connection:
-    """Connect and log in before the monotonic time `end`. `name` is how messages call the host.
+    """Connect and log in before the monotonic time `end`. `name` is how messages call the host. `on_begin` gets what
+    another thread may cut, which ends the attempt.
 
     The host key is judged after the key exchange and before any login. A host may hold keys of several types: when the
     one it showed is not known but another type is, the exchange is done once more, asking for that type.
@@ -121,6 +123,7 @@ def open_connection(
         transport: Transport | None = None
         try:
             transport = Transport(opened.sock)
+            on_begin(transport)
             _prefer(transport, likely)
             _handshake(transport, settings, name, end)
             verdict = _judge(known, settings, transport, opened.sock if open_socket is None else None)

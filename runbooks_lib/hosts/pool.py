@@ -17,7 +17,7 @@ from runbooks_lib.hosts.host import DeadlineExceeded, Host, HostError
 
 T = TypeVar("T")
 
-DEFAULT_WORKERS = 64
+DEFAULT_WORKERS = 128
 NOT_REACHED = "not reached"
 OVERDUE_SECONDS = 8.0  # a host closed at its deadline may still be proving that its group is gone
 

@@ -31,7 +31,7 @@ from runbooks_lib.hosts.known_hosts import KnownHosts
 from runbooks_lib.hosts.outcome import gone_words, group_gone, not_begun, result_of
 from runbooks_lib.hosts.root import Asked, answer_sudo
 from runbooks_lib.hosts.ssh_settings import SshSettings, resolve, route
-from runbooks_lib.hosts.transport import execute, open_capture, send
+from runbooks_lib.hosts.transport import Transport, execute, open_capture, send
 from runbooks_lib.hosts.wrapper import COMMAND, ROOT_COMMAND, Wrapped, end_group_script, password_command, wrap
 
 KEPT_CHANNEL_SECONDS = 4.0  # a kept connection that does not open a channel in this time is taken for dead
@@ -72,6 +72,7 @@ class SshHost:
         self._bastions = bastions or SHARED
         self._lock = threading.Lock()
         self._connection: Connection | None = None
+        self._beginning: Transport | None = None
         self._closings = 0
 
     def __repr__(self) -> str:
@@ -131,9 +132,12 @@ class SshHost:
         raise AssertionError("the second attempt always returns or raises")
 
     def close(self) -> None:
-        """End the connection; a run that is under way in another thread ends with HostUnreachable, and the host ends
-        its process group by itself."""
+        """End the connection, also one that is only being made; a run that is under way in another thread ends with
+        HostUnreachable, and the host ends its process group by itself."""
         self._closings += 1
+        beginning = self._beginning
+        if beginning is not None:
+            beginning.cut()
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
@@ -164,16 +168,27 @@ class SshHost:
             self._lock.release()
 
     def _open(self, end: float) -> Connection:
-        settings = self._settings_source(self.ssh_name)
+        settings, closings = self._settings_source(self.ssh_name), self._closings
         try:
-            return self._bastions.open_connection(settings, name=self._name, end=end, known_hosts=self._known_hosts)
+            return self._open_once(settings, end)
         except Dropped:
             # sshd drops logins at random when many come at once (MaxStartups 10:30:100); nothing was asked of it yet.
             pause = random.uniform(0.1, 0.6)  # noqa: S311
-            if end - time.monotonic() <= pause:
+            if self._closings != closings or end - time.monotonic() <= pause:
                 raise
             time.sleep(pause)
-            return self._bastions.open_connection(settings, name=self._name, end=end, known_hosts=self._known_hosts)
+            return self._open_once(settings, end)
+
+    def _open_once(self, settings: SshSettings, end: float) -> Connection:
+        try:
+            return self._bastions.open_connection(
+                settings, name=self._name, end=end, known_hosts=self._known_hosts, on_begin=self._begin
+            )
+        finally:
+            self._beginning = None
+
+    def _begin(self, transport: Transport) -> None:
+        self._beginning = transport
 
     # One run
 

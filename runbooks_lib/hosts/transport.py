@@ -178,6 +178,10 @@ class Transport(paramiko.Transport):  # type: ignore[misc]
             sock.shutdown(socket.SHUT_RDWR)
         with contextlib.suppress(Exception):
             self.packetizer.close()
+        if self.completion_event is not None:
+            self.completion_event.set()  # whoever waits for the key exchange or the login need not wait on
+        with contextlib.suppress(Exception):
+            self.auth_handler.abort()
         for channel in self._channels.values():
             with contextlib.suppress(Exception):
                 channel._unlink()
