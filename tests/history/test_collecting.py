@@ -63,7 +63,7 @@ def test_a_process_that_is_killed_in_a_round_is_told_and_what_was_read_is_kept(
     with socket.create_server(("127.0.0.1", 0), backlog=64) as silent:
         before = f"Host silent*\n  HostName 127.0.0.1\n  Port {silent.getsockname()[1]}\n"
         names = [f"silent{number}" for number in range(6)]
-        inventory(tmp_path, practice, *names, before=before, extra="[collect]\ndeadline_seconds = 8\n")
+        inventory(tmp_path, practice, *names, before=before, extra="[collect]\ndeadline_seconds = 15\n")
         process = subprocess.Popen(
             [sys.executable, "-m", "runbooks_lib", "collect"],
             cwd=tmp_path,
@@ -74,7 +74,7 @@ def test_a_process_that_is_killed_in_a_round_is_told_and_what_was_read_is_kept(
         try:
             children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
             path, end = tmp_path / "history.sqlite", time.monotonic() + 60
-            while time.monotonic() < end and stored(path) < MANY:
+            while time.monotonic() < end and stored(path) < 20:
                 time.sleep(0.1)
             os.kill(int(children.read_text().split()[0]), signal.SIGKILL)
             out, said = process.communicate(timeout=60)
@@ -85,8 +85,9 @@ def test_a_process_that_is_killed_in_a_round_is_told_and_what_was_read_is_kept(
     assert "Traceback" not in said
     assert "ended by signal 9" in out + said
     states = collected(tmp_path)
-    assert [states[name] for name in practice.names] == ["ok"] * MANY
-    assert {states[name] for name in names} == {"failed", "timed out"}
+    assert sorted(states) == sorted([*practice.names, *names])
+    assert set(states.values()) == {"ok", "failed", "timed out"}
+    assert stored(path) == sum(state == "ok" for state in states.values()) >= 20
 
 
 def stored(path: Path) -> int:
