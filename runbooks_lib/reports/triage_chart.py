@@ -70,7 +70,8 @@ def _one(axes: Axes, row: Deviation, past: Past | None, at: int) -> None:
     axes.set_title(f"{now}{', ' if now and note else ''}{note}", loc="right", fontsize=TEXT_POINTS, color=colour,
                    parse_math=False)  # fmt: skip
     axes.set_xlim(-_HOURS, 0.6)
-    axes.set_ylim(0, top * 1.12 or 1.0)
+    least = 0.05 if row.measure.unit == "ratio" else row.measure.least / 10
+    axes.set_ylim(0, max(top * 1.12, least))
     axes.set_xticks([-24, -18, -12, -6, 0], ["24 h ago", "18", "12", "6", "now"])
     axes.yaxis.set_major_locator(MaxNLocator(3))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda amount, _: shown(amount, row.measure)))

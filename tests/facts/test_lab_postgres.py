@@ -1,15 +1,18 @@
 """A real PostgreSQL, started by hand on a socket of its own, asked with and without root."""
 
+import contextlib
 import os
 import pwd
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from runbooks_lib.facts import collect
+from runbooks_lib.facts.postgres_activity import PostgresActivity
 from runbooks_lib.hosts.host import Host
 
 pytestmark = pytest.mark.lab
@@ -137,3 +140,78 @@ def test_an_ordinary_user_may_not_look_inside_and_is_told_so(server: Server, she
     assert fact is not None
     assert str(fact.state) == "not allowed"
     assert "need" in fact.detail
+
+
+def activity(server: Server, host: Host) -> PostgresActivity:
+    fact = collect.read_slow(host, ("postgres-activity",), root=False).postgres_activity
+    assert fact is not None
+    return next(one for one in fact.require() if one.pid == server.pid)
+
+
+@contextlib.contextmanager
+def session(server: Server, *statements: str) -> Iterator[subprocess.Popen[str]]:
+    """A psql that has run these statements and stays connected."""
+    command = ["psql", "-XAtq", "-h", server.link.parent, "-p", "54321", "-d", "postgres"]
+    with subprocess.Popen(
+        command, user="postgres", group="postgres", cwd="/", text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    ) as child:  # fmt: skip
+        assert child.stdin is not None
+        child.stdin.write("".join(f"{statement};\n" for statement in statements))
+        child.stdin.flush()
+        try:
+            yield child
+        finally:
+            child.kill()
+
+
+def wait_until(server: Server, condition: str) -> None:
+    end = time.monotonic() + 30
+    while server.psql(f"select {condition}") != "t":
+        assert time.monotonic() < end, condition
+        time.sleep(0.1)
+
+
+def test_who_blocks_whom_is_seen_as_a_tree_and_words_in_quotes_stay_inside(server: Server, host: Host) -> None:
+    server.psql("create table if not exists b (i int); truncate b; insert into b values (1), (2)")
+    waits = "(select count(*) >= {} from pg_stat_activity where wait_event_type = 'Lock')"
+    with session(server, "begin", "update b set i = 3 where i = 1 and 'my password' <> 'it''s secret'"):
+        wait_until(server, "(select count(*) = 1 from pg_stat_activity where state = 'idle in transaction')")
+        with session(server, "begin", "lock table b in access exclusive mode"):
+            wait_until(server, waits.format(1))
+            with session(server, "select * from b"):
+                wait_until(server, waits.format(2))
+                found = activity(server, host)
+    (blocker,) = found.blockers()
+    assert blocker.session is not None
+    assert blocker.session.state == "idle in transaction"
+    assert len(blocker.victims) == 2
+    assert {each.wait_type for each in found.lasting() if each.kind == "client backend"} >= {"Lock"}
+    assert "password" not in str(found)
+    assert "secret" not in str(found)
+    assert "update b set i = 3" in blocker.session.statement
+
+
+def test_temporary_files_are_told_by_session(server: Server, host: Host) -> None:
+    statement = (
+        "begin; set local work_mem = '64kB'; declare c cursor for select md5(n::text) || repeat('x', 500) as l"
+        " from generate_series(1, 20000) n order by 1; fetch 1 from c"
+    )
+    with session(server, *statement.split("; ")) as child:
+        wait_until(server, "(select count(*) > 0 from pg_ls_tmpdir())")
+        wait_until(server, "(select count(*) = 1 from pg_stat_activity where state = 'idle in transaction')")
+        found = activity(server, host)
+        assert child.poll() is None
+    assert found.temporary is not None
+    (pid,) = found.temporary
+    assert found.temporary[pid] > 5_000_000
+    assert found.looks[-1].sessions[0].pid == pid
+
+
+def test_three_looks_give_a_rate_of_commits_and_connections_are_counted(server: Server, host: Host) -> None:
+    found = activity(server, host)
+    assert len(found.looks) == 3
+    assert found.window_seconds > 1.3
+    assert found.commits_per_second is not None
+    assert found.max_connections == int(server.psql("show max_connections"))
+    assert (found.transaction_number_age or 0) > 0

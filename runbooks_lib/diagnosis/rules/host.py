@@ -68,49 +68,38 @@ def _cpu(scene: Scene) -> Iterator[Finding]:
         return
     # Our own reading takes CPU too: whoever is to be blamed must have been at it before we came.
     stalled = snapshot.pressure["cpu"].value
-    before = stalled.some.ratio_60s if stalled else None
-    busy_before = _used_before(scene)
-    processes = [
-        each
-        for each in (snapshot.processes.value.by_cpu if snapshot.processes.value else ())
-        if not _of_ours(scene, each) and (each.cpu_ratio or 0) > 0.3
-    ]
-    hogs = sorted(processes, key=lambda each: -(each.cpu_ratio or 0))
+    before = stalled.some.ratio_60s if stalled else 0.0
+    load = snapshot.load.value.one if snapshot.load.value else 0.0
+    seen = [each for each in (snapshot.processes.value.by_cpu if snapshot.processes.value else ())
+            if not _of_ours(scene, each)]  # fmt: skip
+    hogs = sorted((each for each in seen if (each.cpu_ratio or 0) > 0.3), key=lambda each: -(each.cpu_ratio or 0))
     taken = sum(each.cpu_ratio or 0 for each in hogs)
-    load = snapshot.load.value
-    if rates.cpu.busy < 0.9 or taken < 0.6 * scene.cpus:
+    few = taken >= 0.6 * scene.cpus
+    if rates.cpu.busy < 0.9 or not (few or (before >= 0.5 and load >= 1.5 * scene.cpus)):
         return
     signs = [Evidence(f"{words.percent(rates.cpu.busy)} of {words.count(scene.cpus, 'CPU')} in use", 0.4)]
-    signs.append(
-        Evidence(
-            f"{words.listing([_named(each) for each in hogs], 4)} use {taken:.1f} of {scene.cpus} CPUs",
-            0.5 if taken >= 0.8 * scene.cpus else 0.3,
-        )
-    )
-    if before is not None and before >= 0.2:
+    if hogs:
+        names = words.listing([_named(each) for each in hogs], 4)
+        signs.append(Evidence(f"{names} use {taken:.1f} of {scene.cpus} CPUs", 0.5 if few else 0.1))
+    if before >= 0.2:
         signs.append(Evidence(f"for a minute, tasks have waited for a CPU {words.percent(before)} of the time", 0.6))
-    elif load is not None and load.one >= scene.cpus:
-        signs.append(Evidence(f"load {load.one:.1f} for {words.count(scene.cpus, 'CPU')}", 0.3))
+    if load >= scene.cpus:
+        signs.append(Evidence(f"load {load:.1f} for {words.count(scene.cpus, 'CPU')}", 0.3))
     lasting = [each for each in hogs if _life_share(scene, each) > 0.5]
     if lasting:
-        signs.append(Evidence(f"{_named(lasting[0])} has done nothing else since it began", 0.3))
-    severe = before is not None and before >= 0.6 and busy_before
+        signs.append(Evidence(f"{_named(lasting[0])} has done little else since it began", 0.3))
+    whose = f"most of it by {_named(hogs[0])}" if few else "by many at once: more runs than there are CPUs for"
     yield Finding(
         "cpu-saturated",
-        Severity.RED if severe else Severity.YELLOW,
-        f"all CPUs are in use, most of it by {_named(hogs[0])}",
+        Severity.RED if before >= 0.8 and load >= 4 * scene.cpus else Severity.YELLOW,
+        f"all CPUs are in use, {whose}",
         tuple(signs),
         "`top -H`, and `pidstat 1` over a minute: does the same process stay at the top?",
-        "ask who owns that process before it is ended; to keep the host usable meanwhile: `renice` or a CPUQuota= of"
+        "ask who owns that process before it is ended; to keep the host usable meanwhile: `renice`, or CPUQuota= for"
         " its unit",
-        subject=str(hogs[0].pid),
+        subject=str(hogs[0].pid) if few else "",
         explains=SLOWNESS,
     )
-
-
-def _used_before(scene: Scene) -> bool:
-    load = scene.snapshot.load.value if scene.snapshot else None
-    return load is not None and load.one >= 0.9 * scene.cpus
 
 
 def _life_share(scene: Scene, process: Process) -> float:

@@ -25,14 +25,9 @@ WAL_SEGMENT_BYTES = 16 * 1024**2  # PostgreSQL's default; a server needs room fo
 _FULL_RATIO = 0.95
 _PLENTY_BYTES = 10 * 1024**3  # 5 % of a large disk is no emergency
 RELIEVE = "incident/relieve-disk-pressure.ipynb"
-_STOPPED_BY_SPACE = SLOWNESS | {
-    "failed-unit",
-    "database-down",
-    "postgres-unanswered",
-    "postgres-waits",
-    "sleepers",
-    "filesystem-errors",
-}
+# What a full or broken file system explains: more when the database's files lie on it.
+_STOPPED = SLOWNESS | {"failed-unit", "sleepers"}
+_STOPPED_DATABASE = _STOPPED | {"database-down", "postgres-unanswered", "postgres-waits", "lock-queue"}
 
 
 @dataclass(frozen=True)
@@ -120,8 +115,12 @@ def _full(scene: Scene, filesystem: Filesystem, usage: Usage, shares: list[Share
         main.act if main else "find what has grown; never remove anything under pg_wal",
         subject=filesystem.mountpoint,
         mend=_mend(scene, filesystem, main),
-        explains=_STOPPED_BY_SPACE if holds or red else frozenset(),
+        explains=_explained(scene, filesystem.mountpoint) if holds or red else frozenset(),
     )
+
+
+def _explained(scene: Scene, mountpoint: str) -> frozenset[str]:
+    return _STOPPED_DATABASE if mountpoint in scene.database_mounts() else _STOPPED
 
 
 def _mend(scene: Scene, filesystem: Filesystem, main: Share | None) -> Mend:
@@ -331,7 +330,7 @@ def _inodes(scene: Scene) -> Iterator[Finding]:
             mend=Mend(
                 RELIEVE, {"host": scene.host, "mountpoint": filesystem.mountpoint}, "lists the safe ways to more room"
             ),
-            explains=_STOPPED_BY_SPACE,
+            explains=_explained(scene, filesystem.mountpoint),
         )
 
 
@@ -349,6 +348,9 @@ def _takes_no_writes(scene: Scene) -> Iterator[Finding]:
         ]
         counted = re.match(r"([0-9]+) ext4 errors", filesystem.detail)
         flip = filesystem.read_only_flip
+        # Kernel messages name a device, and a loop device is given to one file after another. ext4 counts its errors.
+        if not flip and (device.startswith("loop") or (filesystem.fstype.startswith("ext") and not counted)):
+            said = []
         if not flip and not said and not counted:
             continue
         signs = []
@@ -368,7 +370,7 @@ def _takes_no_writes(scene: Scene) -> Iterator[Finding]:
             "stop what writes there, look at the disk first (SMART, kernel log), then unmount and fsck; a backup"
             " before it",
             subject=filesystem.mountpoint,
-            explains=_STOPPED_BY_SPACE | {"service-down"},
+            explains=_explained(scene, filesystem.mountpoint),
         )
 
 
