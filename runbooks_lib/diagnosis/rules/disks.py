@@ -188,6 +188,7 @@ def _sleepers(scene: Scene) -> Iterator[Finding]:
         "`cat /proc/PID/stack` (root) of one of them, twice; `dmesg` says `blocked for more than 120 seconds` in time",
         "follow what they wait for; such a process cannot be killed, its disk or server must answer",
         symptom=True,
+        explains=frozenset({"blocked-resource"}),
     )
 
 

@@ -11,12 +11,15 @@ from runbooks_lib.diagnosis.finding import Evidence, Finding, Severity
 from runbooks_lib.diagnosis.rule import Rule
 from runbooks_lib.diagnosis.rules.looking import ago
 from runbooks_lib.diagnosis.scene import Scene
+from runbooks_lib.facts.fact import State
 from runbooks_lib.facts.services import ServiceAnswer
 
 _QUEUE_SECONDS = 60.0
 _SLOW_SECONDS = 3.0
 _CERTIFICATE_DAYS = 14
 _IDLE_CPU = 0.25
+_NO_ANSWER = {State.TIMED_OUT, State.UNREADABLE}
+_WAITS = ("Lock", "IO", "LWLock", "IPC")
 
 
 def _oldest_wait(scene: Scene, service: ServiceAnswer) -> float | None:
@@ -33,7 +36,7 @@ def _answers(scene: Scene) -> Iterator[Finding]:
         facts = [
             fact
             for fact in (service.health, service.server, service.queue, service.agents)
-            if fact.known or fact.state.value in ("timed out", "unreadable")
+            if fact.known or fact.state in _NO_ANSWER
         ]
         bad = [fact for fact in facts if not fact.known]
         status = service.health.value.status if service.health.value else 0
@@ -156,18 +159,13 @@ def waiting_signs(scene: Scene) -> list[Evidence]:
                     0.5,
                 )
             )
-        if service.queue.state.value in ("timed out", "unreadable") or service.health.state.value in (
-            "timed out",
-            "unreadable",
-        ):
+        if {service.queue.state, service.health.state} & _NO_ANSWER:
             signs.append(Evidence(f"the service {words.plain(service.name)} does not answer", 0.4))
     for activity in scene.activity():
-        if lasting := [
-            each
-            for each in activity.lasting()
-            if each.wait_type in ("Lock", "IO", "LWLock", "IPC") and each.state == "active"
-        ]:
-            signs.append(Evidence(f"{words.count(len(lasting), 'session')} of PostgreSQL wait all the while", 0.4))
+        kept = [each for each in activity.lasting() if each.wait_type in _WAITS and each.state == "active"
+                and (each.query_seconds or 0) >= 2]  # fmt: skip
+        if kept:
+            signs.append(Evidence(f"{words.count(len(kept), 'session')} of PostgreSQL wait all the while", 0.4))
     sleepers = scene.deeper.waiting.value
     if sleepers and sleepers.lasting:
         signs.append(Evidence(f"{words.count(len(sleepers.lasting), 'thread')} hang in the kernel", 0.4))
@@ -208,6 +206,7 @@ def _blocked(scene: Scene) -> Iterator[Finding]:
         "when a resource below is full, slow or locked, it is that; when nothing is, look upstream: agents, network"
         " path, scheduler, licence",
         symptom=True,
+        explains=frozenset({"queue-waits", "agents-missing"}),
     )
 
 

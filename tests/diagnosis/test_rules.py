@@ -1,0 +1,383 @@
+"""Each rule on the case it is for, and on the healthy case beside it: this machine's real scene with one thing
+changed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from runbooks_lib import config as inventory
+from runbooks_lib.config import HostEntry, PartitionSettings
+from runbooks_lib.diagnosis.baseline import Band, Baseline
+from runbooks_lib.diagnosis.deviation import Deviation
+from runbooks_lib.diagnosis.diagnosis import Diagnosis, diagnose
+from runbooks_lib.diagnosis.finding import Finding, Severity
+from runbooks_lib.diagnosis.measures import MEASURES
+from runbooks_lib.diagnosis.scene import Deeper, Scene
+from runbooks_lib.diagnosis.triage import read_scene
+from runbooks_lib.facts.blocks import BlockDevice
+from runbooks_lib.facts.connections import Connection, Connections
+from runbooks_lib.facts.fact import Fact, State, absent, available
+from runbooks_lib.facts.filesystems import Filesystem, Filesystems, Usage
+from runbooks_lib.facts.journal import JournalUse, JournalWriter, LastBoot
+from runbooks_lib.facts.kernel_log import KernelLog, Message
+from runbooks_lib.facts.postgres import Archiver, PostgresDetails, Slot
+from runbooks_lib.facts.postgres_activity import Look, PostgresActivity, Session
+from runbooks_lib.facts.process_io import ProcessesIo, ProcessIo
+from runbooks_lib.facts.rates import DiskRates
+from runbooks_lib.facts.services import Agents, BuildQueue, ServiceAnswer
+from runbooks_lib.facts.units import FailedUnit
+from runbooks_lib.facts.waiting import Sleeper, Sleepers
+
+MIB, GIB = 1024**2, 1024**3
+NOW = datetime(2026, 11, 27, 10, tzinfo=UTC)
+DATA = "/srv/db/postgresql/15/main"
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Scene:
+    file = tmp_path_factory.mktemp("here") / "runbooks.toml"
+    file.write_text("[hosts.here]\nlocal = true\n")
+    config = inventory.load(file)
+    return read_scene(config, config.hosts["here"])
+
+
+@pytest.fixture
+def quiet(real: Scene) -> Scene:
+    """The same with what may be wrong on whatever machine runs the tests taken out."""
+    assert real.snapshot is not None
+    assert real.rates is not None
+    entry = HostEntry("builds-01", "builds-01", partitions={"/srv/db": PartitionSettings("/srv/db", database=True)})
+    rates = replace(
+        real.rates, cpu=replace(real.rates.cpu, user=0.1, nice=0, system=0.1, irq=0, softirq=0, steal=0, guest=0,
+                                idle=0.8, iowait=0) if real.rates.cpu else None,
+        disks={}, interfaces={}, paging={}, listen_drops_per_second=0.0, retransmit_ratio=0.0,
+    )  # fmt: skip
+    snapshot = replace(
+        real.snapshot, rates=available(rates), filesystems=available(Filesystems((filesystem(),))),
+        failed_units=available(()), kernel_log=absent(""), clock=absent(""), postgres=absent(""),
+        block_devices=available(DEVICES), uptime_seconds=90_000.0,
+        pressure={name: absent("") for name in ("cpu", "memory", "io")},
+        memory=absent(""),
+    )  # fmt: skip
+    return replace(real, entry=entry, now=NOW, snapshot=snapshot, deeper=Deeper(), deviations=(), baseline=Baseline({}))
+
+
+DEVICES = (BlockDevice("vdb", "254:16", 4 * GIB, "disk"), BlockDevice("dm-0", "253:0", GIB, "mapper", below=("vdb",)))
+
+
+def filesystem(used: int = 300 * MIB, size: int = 640 * MIB, **more: Any) -> Filesystem:
+    usage = Usage(size, size - used, max(0, size - used), 40_000, 20_000)
+    return Filesystem(
+        "/srv/db", "/dev/mapper/data-db", "ext4", "253:0", "/", ("rw",), ("rw",), State.AVAILABLE,
+        **{"usage": usage, **more},
+    )  # fmt: skip
+
+
+def server(**more: Any) -> PostgresDetails:
+    return PostgresDetails(7, DATA, f"{DATA}/pg_wal", **more)
+
+
+def session(pid: int, **more: Any) -> Session:
+    said: dict[str, Any] = {
+        "database": "b", "role": "app", "application": "app", "client": "", "state": "active",
+        "kind": "client backend", "wait_type": "", "wait": "", "blocked_by": (), "transaction_seconds": 1.0,
+        "query_seconds": 1.0, "state_seconds": 1.0, "statement": "select ?", **more,
+    }  # fmt: skip
+    return Session(pid, **said)
+
+
+def activity(*sessions: Session, clients: int = 5, **more: Any) -> Fact[Any]:
+    looks = tuple(Look(at, 100, 0, 0, 0, clients, sessions) for at in (0.0, 0.7, 1.4))
+    return available((PostgresActivity(7, looks, **{"max_connections": 60, "reserved_connections": 3, **more}),))
+
+
+def with_(
+    scene: Scene, *, snapshot: dict[str, Any] | None = None, deeper: dict[str, Any] | None = None, **more: Any
+) -> Diagnosis:
+    assert scene.snapshot is not None
+    return diagnose(
+        replace(
+            scene, snapshot=replace(scene.snapshot, **(snapshot or {})), deeper=replace(scene.deeper, **(deeper or {})),
+            **more,
+        )
+    )  # fmt: skip
+
+
+def only(told: Diagnosis) -> Finding:
+    (finding,) = (each for each in told.findings if not each.because)
+    return finding
+
+
+def test_a_host_with_nothing_wrong_has_no_finding(quiet: Scene) -> None:
+    told = diagnose(quiet)
+    assert told.findings == ()
+    assert told.headline.startswith("nothing wrong was found on builds-01")
+
+
+# Room
+
+
+def full(**more: Any) -> dict[str, Any]:
+    return {"filesystems": available(Filesystems((filesystem(used=620 * MIB),))), **more}
+
+
+def test_wal_kept_for_an_inactive_slot_is_named_as_what_fills_the_disk(quiet: Scene) -> None:
+    slot = Slot("standby_02", "physical", False, 480 * MIB)
+    found = only(
+        with_(
+            quiet,
+            snapshot=full(),
+            deeper={"postgres_details": available((server(wal_bytes=500 * MIB, slots=(slot,)),))},
+        )
+    )
+    assert (found.rule, found.severity) == ("wal-kept-by-slot", Severity.RED)
+    assert "standby_02" in found.cause
+    assert found.mend is not None
+    assert found.mend.parameters == {"host": "builds-01", "mountpoint": "/srv/db"}
+    assert "never removed by hand" in found.act
+
+
+def test_wal_kept_because_archiving_fails_is_named(quiet: Scene) -> None:
+    archiver = Archiver("on", 5, 30, None, NOW, "0001", 30)
+    details = server(wal_bytes=500 * MIB, slots=(), archiver=archiver, databases={"b": 40 * MIB})
+    found = only(with_(quiet, snapshot=full(), deeper={"postgres_details": available((details,))}))
+    assert found.rule == "wal-kept-by-archiver"
+
+
+def test_the_largest_share_is_the_cause_and_the_others_are_told_besides(quiet: Scene) -> None:
+    slot = Slot("s", "physical", False, 80 * MIB)
+    details = server(wal_bytes=100 * MIB, slots=(slot,), databases={"b": 450 * MIB, "postgres": 7 * MIB})
+    found = only(with_(quiet, snapshot=full(), deeper={"postgres_details": available((details,))}))
+    assert found.rule == "database-grown"
+    assert "`b` has grown" in found.cause
+    assert any("besides" in sign.text and "slot" in sign.text for sign in found.evidence)
+
+
+def test_a_slot_that_keeps_wal_while_there_is_room_is_yellow(quiet: Scene) -> None:
+    details = server(wal_bytes=200 * MIB, slots=(Slot("s", "physical", False, 190 * MIB),))
+    found = only(with_(quiet, deeper={"postgres_details": available((details,))}))
+    assert (found.rule, found.severity) == ("slot-inactive", Severity.YELLOW)
+
+
+def test_five_percent_of_a_large_disk_is_no_emergency(quiet: Scene) -> None:
+    large = filesystem(used=9600 * GIB, size=10_000 * GIB)
+    told = with_(quiet, snapshot={"filesystems": available(Filesystems((large,)))})
+    assert not told.red
+    assert only(told).severity is Severity.YELLOW  # over the threshold that the inventory gives
+
+
+def test_temporary_files_name_the_session_that_makes_them(quiet: Scene) -> None:
+    found = only(
+        with_(
+            quiet, snapshot=full(),
+            deeper={"postgres_details": available((server(databases={"b": 30 * MIB}),)),
+                    "postgres_activity": activity(session(42), temporary={42: 500 * MIB})},
+        )
+    )  # fmt: skip
+    assert (found.rule, found.severity) == ("temporary-files", Severity.RED)
+    assert "session 42" in found.cause
+
+
+def test_no_inodes_is_red_with_bytes_to_spare(quiet: Scene) -> None:
+    none = filesystem(usage=Usage(640 * MIB, 300 * MIB, 300 * MIB, 40_000, 0))
+    found = only(with_(quiet, snapshot={"filesystems": available(Filesystems((none,)))}))
+    assert (found.rule, found.severity) == ("inodes-exhausted", Severity.RED)
+
+
+def test_an_error_of_this_boot_is_red_and_one_of_long_ago_is_yellow(quiet: Scene) -> None:
+    broken = {"filesystems": available(Filesystems((filesystem(detail="1 ext4 errors recorded: run fsck"),)))}
+    log = KernelLog((Message(2, 80_000.0, "EXT4-fs error (device dm-0): comm sh: no", "disk"),), 1, 500)
+    assert only(with_(quiet, snapshot=broken, deeper={"kernel_log": available(log)})).severity is Severity.RED
+    assert only(with_(quiet, snapshot=broken)).severity is Severity.YELLOW
+
+
+def test_a_database_that_stopped_on_a_full_disk_is_a_consequence(quiet: Scene) -> None:
+    unit = FailedUnit("postgresql@15-main.service", "loaded", "failed", "PostgreSQL Cluster 15-main")
+    told = with_(quiet, snapshot=full(failed_units=available((unit,))))
+    assert [finding.rule for finding in told.findings] == ["filesystem-full", "database-down", "failed-unit"]
+    assert told.findings[1].because.startswith("filesystem-full")
+
+
+# Disks
+
+
+def disk(requests: float, busy: float, megabytes: float) -> DiskRates:
+    return DiskRates(0, requests, 0, megabytes * 1e6, busy, 2.0, None, 0.2)
+
+
+def rated(scene: Scene, **more: Any) -> dict[str, Any]:
+    assert scene.rates is not None
+    return {"rates": available(replace(scene.rates, **more))}
+
+
+def test_a_disk_that_is_busy_with_little_is_slow_and_lies_under_the_database(quiet: Scene) -> None:
+    found = only(with_(quiet, snapshot=rated(quiet, disks={"vdb": disk(12, 0.98, 0.1), "dm-0": disk(12, 0.98, 0.1)})))
+    assert (found.rule, found.subject, found.severity) == ("disk-slow", "vdb", Severity.RED)
+    assert found.mend is not None
+    assert found.mend.notebook == "incident/relocate-database.ipynb"
+
+
+def test_a_disk_that_is_busy_with_much_names_who_keeps_it_busy(quiet: Scene) -> None:
+    io = ProcessesIo((ProcessIo(99, "dd", 0, 2e7, 0, 0), ProcessIo(7, "postgres", 0, 1e5, 0, 0)), 1.0, True)
+    found = only(
+        with_(quiet, snapshot=rated(quiet, disks={"vdb": disk(300, 0.9, 20)}), deeper={"process_io": available(io)})
+    )
+    assert (found.rule, found.severity) == ("disk-busy", Severity.YELLOW)
+    assert "`dd` (pid 99)" in found.cause
+
+
+@pytest.mark.parametrize("healthy", [disk(400, 0.5, 10), disk(20, 0.1, 0.2), disk(0, 0.0, 0)])
+def test_a_disk_that_does_its_work_is_no_finding(quiet: Scene, healthy: DiskRates) -> None:
+    assert with_(quiet, snapshot=rated(quiet, disks={"vdb": healthy})).findings == ()
+
+
+def test_threads_that_hang_say_what_they_wait_for(quiet: Scene) -> None:
+    held = Sleepers((Sleeper(7, 7, "postgres", "/", "rpc_wait_bit_killable", 5),), 5, 1.5)
+    found = only(with_(quiet, deeper={"waiting": available(held)}))
+    assert "a network file system's server" in found.cause
+
+
+# The database
+
+
+def test_the_head_of_a_queue_of_locks_is_named_and_not_its_victims(quiet: Scene) -> None:
+    victims = [
+        session(pid, wait_type="Lock", wait="relation", blocked_by=(10,), query_seconds=20.0) for pid in (11, 12)
+    ]
+    found = only(with_(quiet, deeper={"postgres_activity": activity(session(10, application="psql"), *victims)}))
+    assert (found.rule, found.subject, found.severity) == ("lock-queue", "10", Severity.RED)
+    assert "pg_terminate_backend(10)" in found.act
+
+
+def test_a_lock_of_a_moment_is_no_finding(quiet: Scene) -> None:
+    victim = session(11, wait_type="Lock", wait="tuple", blocked_by=(10,), query_seconds=0.2)
+    assert with_(quiet, deeper={"postgres_activity": activity(session(10), victim)}).findings == ()
+
+
+def test_two_that_wait_for_each_other_are_one_queue(quiet: Scene) -> None:
+    pair = [session(one, wait_type="Lock", blocked_by=(other,), query_seconds=9.0) for one, other in ((1, 2), (2, 1))]
+    found = only(with_(quiet, deeper={"postgres_activity": activity(*pair)}))
+    assert found.subject == "1"
+
+
+def test_a_forgotten_transaction_is_told_after_a_minute(quiet: Scene) -> None:
+    def told(seconds: float) -> tuple[Finding, ...]:
+        idle = session(5, state="idle in transaction", state_seconds=seconds, transaction_seconds=seconds)
+        return with_(quiet, deeper={"postgres_activity": activity(idle)}).findings
+
+    assert told(20) == ()
+    assert told(70)[0].rule == "idle-transaction"
+
+
+def test_one_that_blocks_is_told_once(quiet: Scene) -> None:
+    idle = session(5, state="idle in transaction", state_seconds=300, transaction_seconds=300)
+    victim = session(6, wait_type="Lock", blocked_by=(5,), query_seconds=100.0)
+    assert only(with_(quiet, deeper={"postgres_activity": activity(idle, victim)})).rule == "lock-queue"
+
+
+def test_no_connection_left_is_red(quiet: Scene) -> None:
+    assert only(with_(quiet, deeper={"postgres_activity": activity(clients=57)})).severity is Severity.RED
+    assert only(with_(quiet, deeper={"postgres_activity": activity(clients=53)})).severity is Severity.YELLOW
+
+
+def test_commits_that_wait_for_a_lost_standby_are_red(quiet: Scene) -> None:
+    waits = session(5, wait_type="IPC", wait="SyncRep", query_seconds=30.0)
+    told = with_(quiet, deeper={"postgres_activity": activity(waits, synchronous_standbys="standby_01")})
+    assert told.findings[0].rule == "standby-missing"
+
+
+# Network, host
+
+
+def link(again: int = 0, least: float = 0.0004, on_link: bool = True) -> dict[str, Any]:
+    row = Connection("10.0.2.15", 22, "10.0.2.2", 5000, 0, 0, least, least, 200, again, on_link, False)
+    return {"connections": available(Connections((row,)))}
+
+
+def test_loss_and_delay_are_told_and_a_far_peer_is_no_delay(quiet: Scene) -> None:
+    assert only(with_(quiet, deeper=link(again=25))).rule == "packet-loss"
+    assert only(with_(quiet, deeper=link(least=0.12))).rule == "slow-link"
+    assert with_(quiet, deeper=link(least=0.12, on_link=False)).findings == ()
+    assert with_(quiet, deeper=link(again=1)).findings == ()
+
+
+def test_a_crash_is_told_and_a_reboot_on_purpose_is_not(quiet: Scene) -> None:
+    crashed = available(LastBoot(False, 1.0, "sshd: Accepted", ("EXT4-fs (vda): recovery complete",)))
+    clean = available(LastBoot(True, 1.0, "Journal stopped", ()))
+    assert only(with_(quiet, snapshot={"uptime_seconds": 100.0}, deeper={"last_boot": crashed})).rule == "crashed"
+    assert with_(quiet, snapshot={"uptime_seconds": 100.0}, deeper={"last_boot": clean}).findings == ()
+    assert with_(quiet, deeper={"last_boot": crashed}).findings == ()  # a day ago
+
+
+def test_a_writer_that_floods_the_journal_is_named(quiet: Scene) -> None:
+    loud = (JournalWriter("chatty", 900_000, 1900), JournalWriter("sshd", 1000, 10))
+    full = JournalUse("/var/log/journal", 28 * MIB, 32 * MIB, 600.0, loud)
+    assert "`chatty` floods" in only(with_(quiet, deeper={"journal_use": available(full)})).cause
+    roomy = replace(full, used_bytes=8 * MIB)
+    assert with_(quiet, deeper={"journal_use": available(roomy)}).findings == ()
+
+
+# The service, and the signature of a blocked resource
+
+
+def service(wait_seconds: float, **more: Any) -> tuple[ServiceAnswer, ...]:
+    queue = BuildQueue(12, NOW - timedelta(seconds=wait_seconds), {})
+    return (ServiceAnswer("builds", "http://x", queue=available(queue), agents=available(Agents(3, 3, 3, 3)), **more),)
+
+
+def below(name: str) -> Deviation:
+    measure = next(each for each in MEASURES if each.name == name)
+    return Deviation(measure, 0.01, 0.01, Band(0.5, 0.4, 0.6, 100, "this hour of the week, over 5 weeks"), "below")
+
+
+def test_less_than_usual_while_work_waits_is_said_in_that_sentence(quiet: Scene) -> None:
+    found = only(with_(quiet, services=service(600), deviations=(below("cpu"), below("network in"))))
+    assert found.rule == "blocked-resource"
+    assert found.cause.startswith("CPU in use and network, received are far below their usual level while work waits")
+
+
+def test_less_than_usual_without_waiting_work_is_a_quiet_day(quiet: Scene) -> None:
+    assert with_(quiet, services=service(1), deviations=(below("cpu"), below("network in"))).findings == ()
+
+
+def test_a_lock_explains_the_queue_and_the_idle_host(quiet: Scene) -> None:
+    victims = [session(pid, wait_type="Lock", blocked_by=(10,), query_seconds=20.0) for pid in (11, 12)]
+    told = with_(
+        quiet, services=service(600), deviations=(below("cpu"), below("network in")),
+        deeper={"postgres_activity": activity(session(10), *victims)},
+    )  # fmt: skip
+    assert [finding.rule for finding in told.findings if not finding.because] == ["lock-queue"]
+    assert {finding.rule for finding in told.findings if finding.because} == {"queue-waits", "blocked-resource"}
+
+
+@pytest.mark.parametrize(("days", "severity"), [(-1, Severity.RED), (1, Severity.RED), (10, Severity.YELLOW)])
+def test_a_certificate_is_told_in_time(quiet: Scene, days: int, severity: Severity) -> None:
+    answers = (ServiceAnswer("shop", "x", certificate_until=available(NOW + timedelta(days=days))),)
+    assert only(with_(quiet, services=answers)).severity is severity
+
+
+def test_a_certificate_for_months_is_none(quiet: Scene) -> None:
+    answers = (ServiceAnswer("shop", "x", certificate_until=available(NOW + timedelta(days=60))),)
+    assert with_(quiet, services=answers).findings == ()
+
+
+# What cannot be told
+
+
+def test_what_needs_root_or_timed_out_is_listed_and_never_well(quiet: Scene) -> None:
+    denied: Fact[Any] = Fact(State.NOT_ALLOWED, None, "it needs root")
+    late: Fact[Any] = Fact(State.TIMED_OUT, None, "no answer within 45 s")
+    told = with_(quiet, deeper={"postgres_activity": denied, "waiting": late})
+    whys = {gap.why: gap.rules for gap in told.untold}
+    assert "lock-queue" in whys["postgres activity is not allowed: it needs root"]
+    assert whys["waiting is timed out: no answer within 45 s"] == ("sleepers",)
+    assert "could not be answered" in told.headline
+
+
+def test_a_host_without_a_database_has_nothing_untold_about_one(quiet: Scene) -> None:
+    told = with_(quiet, deeper={"postgres_activity": absent("no PostgreSQL server runs here")})
+    assert not any("lock-queue" in gap.rules for gap in told.untold)
