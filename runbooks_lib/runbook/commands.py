@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,6 +46,11 @@ def plan(name: str, host_name: str, given: tuple[str, ...], config_path: Path | 
     _say(words.plan_text(made))
     if made.blocked:
         sys.exit(ExitCode.FAILED)
+    if not made.nothing_to_do:
+        options = [word for value in given for word in ("-p", value)]
+        options += ["--config", str(config_path)] if config_path else []
+        typed = shlex.join(["runbook", "run", name, "--host", host_name, *options])
+        _say(f"To run it, asked before each change:  {typed}\nWith nobody there:  {typed} --approve {made.digest}")
 
 
 @click.command()
@@ -92,7 +98,7 @@ def run(
         _say(_opening(aim.runbook))
         if before is not None and before[1].outcome == "open":
             _say(f"Unfinished, and carried on:\n{words.state_text(aim.runbook, before[1])}")
-        _say(words.plan_text(made))
+        _say(words.plan_text(made, brief=options.operator.present))
         if not options.operator.present:
             _say("PLAN ONLY: nothing was changed. To run it: the same command with --approve and this digest.")
             return
@@ -186,20 +192,24 @@ def runs(config_path: Path | None) -> None:
     """List the runs of this machine, newest first."""
     from runbooks_lib import config
     from runbooks_lib.errors import RunbookError
+    from runbooks_lib.runbook import words
     from runbooks_lib.runbook.runs import directories, state_of
 
-    rows = []
+    rows = [("run", "begun (UTC)", "runbook", "host", "who", "how far")]
     for directory in directories(config.load(config_path).outputs / "runs"):
         try:
             state = state_of(directory)
-            half = f", half done: {', '.join(state.half_done)}" if state.half_done else ""
-            rows.append((directory.name, state.host, state.who, state.outcome + half))
+            far = f"half done: {', '.join(state.half_done)}" if state.half_done else state.outcome
+            began = f"{state.began:%Y-%m-%d %H:%M}" if state.began else ""
+            rows.append((words.short(directory.name), began, state.runbook, state.host, state.who, far))
         except RunbookError as error:
-            rows.append((directory.name, "", "", f"unreadable: {error.what}"))
-    for row in rows:
-        _say("  ".join(part for part in row if part))
-    if not rows:
+            rows.append((words.short(directory.name), "", "", "", "", f"unreadable: {error.what}"))
+    if len(rows) == 1:
         click.echo("There are no runs yet.")
+        return
+    widths = [max(len(row[place]) for row in rows) for place in range(5)]
+    for row in rows:
+        _say("  ".join(f"{text:<{width}}" for text, width in zip(row, [*widths, 0], strict=True)))
 
 
 @click.command()
@@ -298,7 +308,7 @@ def _undo(aim: Target, options: Options, directory: Path, approve: str | None) -
     from runbooks_lib.runbook.runs import state_of
 
     state = state_of(directory)
-    _say(undoing.undo_text(aim.runbook, state))
+    _say(undoing.undo_text(aim.runbook, state, brief=approve is None and options.operator.present))
     if approve is None and not options.operator.present:
         _say("PLAN ONLY: nothing was changed. To undo: the same command with --approve and this digest.")
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -17,9 +18,12 @@ from runbooks_lib.runbook.quoting import text_of
 from runbooks_lib.runbook.run import Run, Stopped
 from runbooks_lib.runbook.state import StepState
 from runbooks_lib.runbook.step import Command, Known, Step, Watcher
+from runbooks_lib.words import amount
 
-POLL_SECONDS = 1.0
-SAY_SECONDS = 5.0
+POLL_SECONDS = 1.0  # at first oftener: a short job need not wait for it
+SAY_SECONDS = 5.0  # later less often, as one hour's lines need not be seven hundred
+_SELDOM_SECONDS = 30.0
+_RATE_SECONDS = 60.0  # the rate is that of the last minute
 PATIENCE_SECONDS = 120.0  # so long may the host be out of reach; the job does not mind
 RENEW_SECONDS = 300.0  # the lock's lease; a job may take longer than it
 _BLIND_LOOKS = 3
@@ -101,6 +105,7 @@ def follow(run: Run, step: Step, name: str, *, root: bool) -> Changed:
     out of reach (the job goes on).
     """
     beside = _Beside(run, step, name, root)
+    pause = min(0.05, POLL_SECONDS)
     while True:
         found = beside.look()
         beside.tell(found)
@@ -113,7 +118,8 @@ def follow(run: Run, step: Step, name: str, *, root: bool) -> Changed:
         if why := beside.broken():
             _end(run, step, name, root, why)
             raise run.stop(step, f"its job was ended, and its process group is gone: {why}", "failed")
-        time.sleep(POLL_SECONDS)
+        time.sleep(pause)
+        pause = min(1.5 * pause, POLL_SECONDS)
     run.note_change(step, name, came)
     return came
 
@@ -129,7 +135,8 @@ class _Beside:
     said: float = 0.0
     due: dict[int, float] = field(default_factory=dict)
     blind: dict[int, int] = field(default_factory=dict)
-    first: tuple[float, float] | None = None
+    began: float = field(default_factory=time.monotonic)
+    seen: deque[tuple[float, float]] = field(default_factory=deque)
     renewed: float = field(default_factory=time.monotonic)
 
     def look(self) -> job.JobLook:
@@ -162,7 +169,8 @@ class _Beside:
     def tell(self, found: job.JobLook) -> None:
         """Show how far it is, every few seconds."""
         now = time.monotonic()
-        if found.state is not job.JobState.RUNNING or now - self.said < SAY_SECONDS:
+        pause = max(SAY_SECONDS, min(_SELDOM_SECONDS, (now - self.began) / 20))
+        if found.state is not job.JobState.RUNNING or now - self.said < pause:
             return
         self.said = now
         last = text_of(self.tail).rstrip("\n").rpartition("\n")[2][-160:]
@@ -172,16 +180,26 @@ class _Beside:
         if self.step.progress is None:
             return ""
         try:
-            done, total = (float(each) for each in read(self.run.host, self.step.progress, self._known()))
+            done, total, *unit = read(self.run.host, self.step.progress, self._known())
+            told, rate = self._told(float(done), float(total), str(unit[0]) if unit else "")
         except (CannotTell, TypeError, ValueError):
             return ", progress cannot be told"
+        left = max(0.0, float(total) - float(done))
+        return f", {told}" + (f", about {words.duration(left / rate)} left" if rate > 0 else "")
+
+    def _told(self, done: float, total: float, unit: str) -> tuple[str, float]:
+        """How far it is in words, and what a second of the last minute brought; 0.0 when that is not known."""
         now = time.monotonic()
-        self.first = self.first or (now, done)
-        text = f", {done:.0f} of {total:.0f}"
-        seconds, gone = now - self.first[0], done - self.first[1]
-        if seconds > 0 and gone > 0:
-            text += f", {gone / seconds:.3g}/s, about {max(0.0, total - done) / (gone / seconds):.0f} s left"
-        return text
+        self.seen.append((now, done))
+        while now - self.seen[0][0] > _RATE_SECONDS:
+            self.seen.popleft()
+        (then, first), how = self.seen[0], amount if unit == "bytes" else "{:.0f}".format
+        rate = (done - first) / (now - then) if now > then and done > first else 0.0
+        share = f" ({done / total:.0%})" if total > 0 else ""
+        told = f"{how(done)} of {how(total)}{'' if unit == 'bytes' or not unit else ' ' + unit}{share}"
+        if rate > 0:
+            told += f", {amount(rate) if unit == 'bytes' else f'{rate:.3g}'}/s"
+        return told, rate
 
     def broken(self) -> str:
         """Why the job must end now; empty when it may go on."""

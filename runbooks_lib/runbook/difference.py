@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeGuard
 
 from runbooks_lib.facts.snapshot import Snapshot
-from runbooks_lib.runbook.words import size
+from runbooks_lib.words import amount
 
 # Free space moves by itself on a living host.
 _SMALLEST_BYTES = 1024 * 1024
@@ -75,5 +75,5 @@ def _told(name: str, value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if _is_number(value) and name.endswith(("space", "size")):
-        return size(value)
+        return amount(value)
     return f"{value:,}".replace(",", " ") if _is_number(value) else str(value)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import getpass
 import os
 import platform
+import pwd
 import sys
 from typing import Any, Protocol
 
@@ -57,18 +57,24 @@ def someone_is_there() -> bool:
 
 def who(host: Host) -> dict[str, Any]:
     """Who runs this, from where, by which SSH user and key (`ssh`, empty where no SSH was needed): for the journal."""
-    try:
-        user = getpass.getuser()
-    except (OSError, KeyError):
-        user = str(os.getuid())
     return {
-        "user": user,
+        "user": os_user(),
         "machine": platform.node(),
         "pid": os.getpid(),
         "ssh": _login(host),
         "version": __version__,
         "python": platform.python_version(),
     }
+
+
+def os_user() -> str:
+    """The person's account here: who called sudo, or the name of the process's user. Not what LOGNAME says."""
+    if os.geteuid() == 0 and os.environ.get("SUDO_USER"):
+        return f"{os.environ['SUDO_USER']}(sudo)"
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
 
 
 def _login(host: Host) -> dict[str, Any]:

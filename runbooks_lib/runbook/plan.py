@@ -181,7 +181,7 @@ def _differences(where: str, old: Any, new: Any) -> Iterator[str]:
         for index, (one, other) in enumerate(zip(old, new, strict=True)):
             name = one.get("step", index + 1) if isinstance(one, Mapping) else index + 1
             yield from _differences(f"{where}[{name}]", one, other)
-    elif old != new:
+    elif digests.canonical(old) != digests.canonical(new):
         yield f"{where}: was {_short(old)}, is {_short(new)}"
 
 

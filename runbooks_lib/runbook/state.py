@@ -50,7 +50,7 @@ class StepState:
 
 @dataclass(frozen=True)
 class RunState:
-    """A run as its journal tells it. `outcome` is open, done or undone."""
+    """A run as its journal tells it. `outcome` is open, done, undone, or not begun: without a whole first line, too."""
 
     run: str
     key: str = ""
@@ -62,7 +62,7 @@ class RunState:
     who: str = ""
     began: datetime | None = None
     ended: datetime | None = None
-    outcome: str = "open"
+    outcome: str = "not begun"
     digest: str = ""
     promised: Mapping[str, Any] = field(default_factory=dict)
     steps: Mapping[str, StepState] = field(default_factory=dict)
@@ -114,6 +114,7 @@ def _after(state: RunState, entry: Entry) -> RunState:
                 identity=data["identity"],
                 host=data["host"],
                 who=data["who"]["user"],
+                outcome="open",
                 began=entry.time,
                 digest=data["digest"],
                 promised=data["promised"],

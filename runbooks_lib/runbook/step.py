@@ -112,8 +112,9 @@ class Step:
     until `verify_seconds` have passed), and on resume. `prechecks` must all say yes before the first change.
     A `point_of_no_return` that lies inside the step's commands has `passed`, a check that says whether it is behind:
     until then the step's undo is allowed.
-    `detached` runs the commands on the host in a session of their own, with `progress` (a script that prints
-    `DONE TOTAL`) and `watchers` beside them.
+    `detached` runs the commands on the host in a session of their own, which no cut connection ends, with `progress`
+    (a read whose value is `[done, total]` or `[done, total, unit]`; the unit `bytes` is shown as KiB, MiB, …) and
+    `watchers` beside them.
     """
 
     name: str
@@ -138,7 +139,9 @@ class Step:
 @dataclass(frozen=True)
 class Runbook:
     """A list of steps with what a person must know before the first. `touches` gives the paths on the host whose
-    filesystems belong to the identity under which a plan is approved. `refuses` says why parameters that are each
+    filesystems belong to the identity under which a plan is approved: paths that stay on their filesystem whatever the
+    steps do (the target's mount point, not the directory that is moved), or a resume would find another host.
+    `refuses` says why parameters that are each
     right make no sense together; empty when they do. `notebook` is its notebook's path under `notebooks/`."""
 
     name: str

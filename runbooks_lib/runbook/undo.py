@@ -40,14 +40,17 @@ def to_undo(runbook: Runbook, state: RunState) -> list[Step]:
     return steps
 
 
-def undo_text(runbook: Runbook, state: RunState) -> str:
-    """What an undo would run, with its digest. Raises Refused."""
+def undo_text(runbook: Runbook, state: RunState, *, brief: bool = False) -> str:
+    """What an undo would run, with its digest; `brief` without the commands. Raises Refused."""
     lines = [f"Undo of {state.run} on {state.host}"]
     for step in to_undo(runbook, state):
         mine = state.step(step.name)
         lines.append(f"\n[{mine.phase}] {step.name}: {step.title}")
-        lines += words.commands_text("undo runs", mine.undo) or ["  nothing to take back"]
-    lines.append(f"Digest: {undo_digest(runbook, state)}")
+        if not mine.undo:
+            lines.append("  nothing to take back")
+        elif not brief:
+            lines += words.commands_text("undo runs", mine.undo)
+    lines.append(f"\nDigest: {undo_digest(runbook, state)}")
     return "\n".join(lines)
 
 
@@ -158,9 +161,8 @@ def _refuse_passed(run: Run, step: Step) -> None:
 
 def _ask(run: Run, step: Step, how: Undo, commands: Sequence[Command], evidence: str) -> None:
     operator = run.options.operator
-    lines = [f"\n=== undo {step.name}: {step.title}", f"Host: {run.host.name}", f"Now: {evidence}"]
-    lines += words.commands_text("Runs", commands)
-    lines.append(f"Takes: {how.takes}")
+    lines = [f"\n=== undo {step.name}: {step.title}", *words.commands_text("Runs", commands), ""]
+    lines += [f"Host: {run.host.name}", f"Now: {evidence}", f"Takes: {how.takes}"]
     operator.say("\n".join(lines))
     while True:
         try:

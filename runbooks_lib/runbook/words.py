@@ -9,30 +9,31 @@ from runbooks_lib.runbook.state import Phase, RunState
 from runbooks_lib.runbook.step import Command, Runbook, Step
 
 
-def plan_text(plan: Plan) -> str:
-    """The whole plan, with its digest at the end."""
+def plan_text(plan: Plan, *, brief: bool = False) -> str:
+    """The whole plan, with its digest at the end; `brief` without the commands, which are shown when they are asked
+    for."""
     parts = [f"Plan: {plan.runbook} {plan.version} on {plan.identity.host}"]
-    parts += [step_text(step) for step in plan.steps]
+    parts += [step_text(step, brief=brief) for step in plan.steps]
     if plan.blocked:
-        parts.append(f"Blocked at `{plan.blocked[0].name}`: it cannot be run now.")
+        parts.append(f"\nBlocked at `{plan.blocked[0].name}`: it cannot be run now.")
     elif plan.nothing_to_do:
-        parts.append("Nothing to do: every step is already so.")
-    parts.append(f"Digest: {plan.digest}")
+        parts.append("\nNothing to do: every step is already so.")
+    parts.append(f"\nDigest: {plan.digest}")
     return "\n".join(parts)
 
 
-def step_text(step: StepPlan) -> str:
+def step_text(step: StepPlan, *, brief: bool = False) -> str:
     """One step of a plan."""
     lines = [f"\n[{step.verdict}] {step.name}: {step.title}"]
     if step.because:
-        lines.append(_indented(step.because))
+        lines.append(_indented(step.because if step.verdict is Verdict.BLOCKED else f"now: {step.because}"))
     if step.verdict is Verdict.WOULD_RUN:
-        lines += commands_text("runs", step.commands)
         lines += [f"  affects {command.affects}" for command in step.commands]
         lines.append(f"  {step.undo_words}")
         if step.point_of_no_return:
             lines.append("  POINT OF NO RETURN: after this step there is no undo of this run")
         lines += [f"  asked when its turn comes: {title}?" for title in step.later]
+        lines += [] if brief else commands_text("runs", step.commands)
     return "\n".join(lines)
 
 
@@ -46,14 +47,15 @@ def commands_text(verb: str, commands: Iterable[Command]) -> list[str]:
 
 
 def before_change_text(step: Step, part: StepPlan, host: str) -> str:
-    """What a person must see before saying yes."""
-    lines = [f"\n=== {step.name}: {step.title}", f"Why: {step.why}", f"Host: {host}"]
-    for observed in part.observations:
-        lines.append(f"Now: {observed.check}? {observed.words}")
+    """What a person must see before saying yes. The commands come first: what matters most stands by the question."""
+    lines = [f"\n=== {step.name}: {step.title}"]
     lines += commands_text("Runs", part.commands)
-    lines += [f"Affects: {command.affects}" for command in part.commands]
-    lines.append(f"Undo: {part.undo_words}")
     lines += commands_text("undo would run", part.undo)
+    lines += ["", f"Host: {host}", f"Why: {step.why}"]
+    lines += [f"Now: {observed.check}? {observed.words}" for observed in part.observations]
+    lines += [f"Affects: {command.affects}" for command in part.commands]
+    lines.append(f"Takes: at most {duration(step.deadline_seconds)}, then it is ended")
+    lines.append(f"Undo: {part.undo_words.removeprefix('undo ')}")
     if step.point_of_no_return:
         lines.append("POINT OF NO RETURN: after this step there is no undo of this run.")
     return "\n".join(lines)
@@ -80,15 +82,6 @@ def how_to_go_on(run: str) -> str:
 def short(run: str) -> str:
     """The part of a run's name that nobody else has, and that every verb takes: `3f9a12`."""
     return run.rpartition("-")[2]
-
-
-def size(amount: float) -> str:
-    """Bytes as a person reads them: `640 MiB`, `69.2 GiB`."""
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if amount < 1024 or unit == "TiB":
-            break
-        amount /= 1024
-    return f"{amount:.0f} {unit}" if amount >= 100 or unit == "B" else f"{amount:.1f} {unit}"
 
 
 def duration(seconds: float) -> str:

@@ -54,7 +54,7 @@ def lab(tmp_path: Path, notebooks: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     inventory = tmp_path / "runbooks.toml"
     inventory.write_text('outputs = "."\n[hosts.example-host]\nexample = true\n')
     prepared = jupyter.prepare(tmp_path / "lab", notebooks=notebooks, config_file=inventory)
-    settings = tmp_path / "lab/config/jupyter_server_config.json"
+    settings = prepared.directory / "config/jupyter_server_config.json"
     changed = json.loads(settings.read_text())
     changed["LabApp"]["expose_app_in_browser"] = True  # only here: the test speaks to the application itself
     settings.write_text(json.dumps(changed))

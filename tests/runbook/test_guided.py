@@ -74,7 +74,7 @@ def test_go_on_skip_stop_resume_and_the_hosts_name(terminal: Terminal) -> None:
     child = terminal.run()
     child.expect("Not when: Never on a host of yours")
     child.expect("Digest: [0-9a-f]{64}")
-    child.expect("Undo: undo takes no time")
+    child.expect("Undo: takes no time")
     child.expect_exact("Type the step's name (one) to go on, or: skip REASON, undo, stop:")
     child.sendline("")
     child.expect_exact("'' is none of these; nothing was run.")

@@ -32,15 +32,15 @@ def test_the_evidence_of_a_run_that_failed_and_was_finished(bench: Bench) -> Non
     assert "&lt;b&gt;no &amp; room&lt;/b&gt;" in text
     assert "<b>" not in text
 
-    ballast = bench.directory / "ballast"
-    ballast.write_bytes(bytes(3 * 1024 * 1024))
     aim = target(book(ONE, TWO), bench.host, bench.parameters)
     carry_out(resume(directory, aim, bench.options("two", **kept)))
     text = (directory / evidence.TIMELINE).read_text()
     assert "done</span></h1>" in text
     assert "2 of 2 steps changed something" in text
     assert not re.search(r"<script|src=|href=\"(?!journal|plan|facts|difference)", text)
-    assert json.loads((directory / evidence.DIFFERENCE).read_text())["differences"]
+    assert set(json.loads((directory / evidence.DIFFERENCE).read_text())) == {"differences"}
+    kept_facts = json.loads((directory / evidence.AFTER).read_text())
+    assert kept_facts["states"]["the boot"]
     told = story.text(runs.state_of(directory), journal.read(directory / journal.NAME).entries)
     assert told.index("one: done") < told.index("✗ two: two.1.1 ended, status 7") < told.index("carried on by")
     assert "finished: done" in told
@@ -58,7 +58,7 @@ def test_what_differs_is_told_in_words_and_noise_is_not() -> None:
     after = {"/srv/db: free space": 2**30, "/: free space": 2**30 + 5000, "/srv/db: read-only": True, "the boot": "a"}
     after["failed unit db.service"] = "The database"
     assert differences(before, after) == [
-        Difference("/srv/db: free space", "5.0 GiB", "1.0 GiB", "−4.0 GiB"),
+        Difference("/srv/db: free space", "5 GiB", "1 GiB", "−4 GiB"),
         Difference("/srv/db: read-only", "no", "yes"),
         Difference("failed unit db.service", "not there", "The database"),
     ]
