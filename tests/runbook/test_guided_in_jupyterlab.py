@@ -213,7 +213,7 @@ def test_the_stop_button_says_what_is_done_what_runs_and_how_to_go_on(
     run_all(page, lab, SLOW_NOTEBOOK)
     answer(page, "one")
     answer(page, "copy")
-    stop(page, "copy: running, 3.0 GiB of 8.0 GiB")
+    stop(page, "copy: running, 3 GiB of 8 GiB")
     page.get_by_text("interrupted in `copy`").wait_for()
     keep(page, "stopped-job", tmp_path)
     shown = page.locator(".jp-OutputArea-output", has_text="interrupted in `copy`").last.inner_text()
