@@ -11,6 +11,7 @@ import click
 from runbooks_lib import __version__
 from runbooks_lib.cli_capacity import annotate, backtest, needs
 from runbooks_lib.cli_history import history
+from runbooks_lib.cli_notify import notify
 from runbooks_lib.cli_options import Verbs, chosen, config_option, selection
 from runbooks_lib.cli_relieve import relieve
 from runbooks_lib.cli_triage import triage
@@ -31,7 +32,7 @@ def cli() -> None:
                 runbook hosts check     who can be reached, and what is missing
                 runbook collect         read every host once and keep it
                 runbook report disk-report
-    Exit codes: 0 ok, 1 failed, 2 used wrongly, 3 a threshold is crossed.
+    Exit codes: 0 ok, 1 failed, 2 used wrongly, 3 someone is needed.
     """
 
 
@@ -150,6 +151,7 @@ cli.add_command(lab_host)
 engine.add_to(cli)
 cli.add_command(backtest)
 cli.add_command(annotate)
+cli.add_command(notify)
 cli.add_command(relieve)
 cli.add_command(triage)
 cli.add_command(needs)
@@ -161,16 +163,28 @@ cli.add_command(needs)
 @click.option("--parameters", "describe", is_flag=True, help="List the report's parameters and run nothing.")
 @click.option("--deadline", type=float, default=900.0, show_default=True, help="Seconds after which it is stopped.")
 @click.option("--if-due", is_flag=True, help="Run only if it has not run since it was last due (see `schedule`).")
+@click.option(
+    "--notify/--no-notify",
+    default=None,
+    help="Tell the inventory's channels what has changed; default: when it is the scheduled report.",
+)
 @config_option
 def report(
-    name: str | None, given: tuple[str, ...], describe: bool, deadline: float, if_due: bool, config_path: Path | None
+    name: str | None,
+    given: tuple[str, ...],
+    describe: bool,
+    deadline: float,
+    if_due: bool,
+    notify: bool | None,
+    config_path: Path | None,
 ) -> None:
     """Run a report and publish its page; without a name, list the reports there are.
 
-    Parameters are checked before anything starts. Exit code 3 when a threshold is crossed or work must begin.
+    Parameters are checked before anything starts. Exit code 3 when a threshold is crossed or work must begin. A message
+    goes out when that begins and when it ends ([notify] in the inventory), not with each run.
     """
     from runbooks_lib import config, parameters
-    from runbooks_lib.reports import run
+    from runbooks_lib.reports import index, run, telling
     from runbooks_lib.reports import schedule as timers
 
     if name is None:
@@ -187,6 +201,15 @@ def report(
         return
     result = run.run_report(name, checked, config=loaded, deadline_seconds=deadline)
     click.echo(result.sentence)
+    if notify or (notify is None and telling.is_scheduled(loaded, result.record)):
+        # The exit code is the report's: a message that does not get through is told here, in the index, and sent again.
+        try:
+            for delivery in telling.tell(loaded, result.record):
+                told = "told" if delivery.ok else f"NOT told, the next run tries again: {delivery.error}"
+                click.echo(f"{delivery.channel}: {told}", err=True)
+            index.update(loaded.outputs)
+        except RunbookError as error:
+            click.echo(f"Nobody was told: {error}", err=True)
     sys.exit(result.exit_code)
 
 

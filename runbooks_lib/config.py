@@ -127,6 +127,70 @@ class AnsibleSettings(_Section):
     inventory: FilePath
 
 
+class Channel(_Section):
+    """`[notify.channels.NAME]`: where a message goes: a webhook, a mail server, or anything that apprise knows."""
+
+    kind: Literal["webhook", "mail", "apprise"]
+    url: str | None = None  # an address, or a reference to one: many webhooks' addresses are secrets themselves
+    token: SecretReference | None = None
+    body: Literal["full", "text"] = "full"
+    server: Name | None = None
+    port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    tls: Literal["starttls", "tls", "none"] = "starttls"
+    user: str | None = None
+    password: SecretReference | None = None
+    sender: str | None = None
+    to: list[str] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        mine = {
+            "webhook": {"url", "token", "body"},
+            "mail": {"server", "port", "tls", "user", "password", "sender", "to"},
+            "apprise": {"url"},
+        }[self.kind]
+        foreign = sorted(self.model_fields_set - mine - {"kind"})
+        if foreign:
+            raise ValueError(f"only {', '.join(sorted(mine))} beside kind = {self.kind!r}, not {', '.join(foreign)}")
+        if self.kind == "webhook" and not re.match(r"https?://|env:|file:", self.url or ""):
+            raise ValueError('url = "https://…", or a reference to it: "env:NAME", "file:/path"')
+        if self.kind == "apprise" and not re.match(r"env:|file:", self.url or ""):
+            raise ValueError('url as a reference, "env:NAME" or "file:/path": such addresses hold passwords')
+        if self.kind == "mail":
+            addresses = [self.sender or "", *self.to]
+            if not self.server or not self.to or any(not re.fullmatch(r"[^@\s]+@[^@\s]+", each) for each in addresses):
+                raise ValueError('server = "mail.example.org", sender = "a@example.org" and to = ["b@example.org"]')
+            if (self.user is None) != (self.password is None):
+                raise ValueError("user and password together, or neither")
+        return self
+
+
+class Alertmanager(_Section):
+    """`[notify.alertmanager]`: where alerts of a host are silenced while work on it is under way."""
+
+    url: str = Field(pattern=r"^https?://")
+    user: str | None = None
+    password: SecretReference | None = None
+    token: SecretReference | None = None
+    instance_label: Name = "instance"
+
+
+class Notify(_Section):
+    """`[notify]`: who is told. `pages`: the address under which others open what lies under `outputs`."""
+
+    pages: str | None = Field(None, pattern=r"^https?://")
+    channels: dict[Name, Channel] = Field(default_factory=dict)
+    alertmanager: Alertmanager | None = None
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """Every secret's reference in it."""
+        logins = [each for each in (self.alertmanager,) if each is not None]
+        found = [each.url for each in self.channels.values() if each.url and not each.url.startswith("http")]
+        found += [each for one in self.channels.values() for each in (one.token, one.password) if each]
+        return (*found, *(each for one in logins for each in (one.token, one.password) if each))
+
+
 class _Partition(_LeadTime):
     database: bool = False
     threshold_ratio: Ratio | None = None
@@ -179,6 +243,7 @@ class _File(_Section):
     collect: CollectSettings = Field(default_factory=CollectSettings)
     plan: PlanSettings = Field(default_factory=PlanSettings)
     ansible: AnsibleSettings | None = None
+    notify: Notify = Field(default_factory=Notify)
     hosts: dict[Name, _Host] = Field(default_factory=dict)
 
 
@@ -251,6 +316,7 @@ class Config:
     collect: CollectSettings
     hosts: Mapping[str, HostEntry]
     plan: PlanSettings = field(default_factory=PlanSettings)
+    notify: Notify = field(default_factory=Notify)
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -366,6 +432,7 @@ def _resolve(path: Path, parsed: _File) -> Config:
         collect=parsed.collect,
         hosts=hosts,
         plan=parsed.plan,
+        notify=parsed.notify,
     )
 
 
@@ -497,7 +564,8 @@ def _mistake(detail: ErrorDetails) -> str:
         expected = "an address that begins with http:// or https://"
     else:
         expected = detail["msg"]
-    found = "a value" if parts and parts[-1] in _SECRETS else _shown(detail["input"])
+    secret = bool(parts) and (parts[-1] in _SECRETS or parts[0] == "notify")
+    found = "a value" if secret and not isinstance(detail["input"], dict) else _shown(detail["input"])
     return f"{key}: found {found}, expected {expected}"
 
 
@@ -535,6 +603,10 @@ def _known_keys(parts: list[str]) -> str:
     if parts[0] == "hosts":
         deeper: type[BaseModel] = _Service if len(parts) > 3 and parts[2] == "services" else _Partition
         model = deeper if len(parts) > 3 else _Host
+    elif parts[:2] == ["notify", "channels"]:
+        model = Channel
+    elif parts[:2] == ["notify", "alertmanager"] and len(parts) > 2:
+        model = Alertmanager
     elif len(parts) > 1:
         model = _TABLES[parts[0]]
     known = sorted(model.model_fields)
@@ -549,4 +621,5 @@ _TABLES: dict[str, type[BaseModel]] = {
     "collect": CollectSettings,
     "plan": PlanSettings,
     "ansible": AnsibleSettings,
+    "notify": Notify,
 }

@@ -49,6 +49,63 @@ def mistakes_of(directory: Path, text: str) -> str:
     return str(caught.value)
 
 
+def test_channels_are_read_and_their_mistakes_tell_no_address(tmp_path: Path) -> None:
+    loaded = config.load(
+        written(
+            tmp_path,
+            """
+[notify]
+pages = "https://reports.example/outputs"
+[notify.channels.chat]
+kind = "webhook"
+url = "env:CHAT_URL"
+[notify.channels.mail]
+kind = "mail"
+server = "mail.example"
+sender = "runbooks@example.org"
+to = ["oncall@example.org"]
+user = "runbooks"
+password = "file:/run/secrets/mail"
+[notify.alertmanager]
+url = "http://127.0.0.1:9093"
+token = "env:AM_TOKEN"
+""",
+        )
+    )
+    assert loaded.notify.channels["mail"].tls == "starttls"
+    assert loaded.notify.references == ("env:CHAT_URL", "file:/run/secrets/mail", "env:AM_TOKEN")
+    told = mistakes_of(
+        tmp_path,
+        """
+[notify]
+chanels = 1
+[notify.channels.a]
+kind = "pigeon"
+[notify.channels.b]
+kind = "webhook"
+url = "hooks.example/T0-secret"
+[notify.channels.c]
+kind = "webhook"
+url = "https://hooks.example/T0-secret"
+to = ["x@example.org"]
+[notify.channels.d]
+kind = "apprise"
+url = "slack://T0-secret"
+[notify.channels.e]
+kind = "mail"
+server = "mail.example"
+sender = "nobody"
+to = ["x@example.org"]
+""",
+    )
+    assert "5 mistakes" not in told
+    assert "6 mistakes" in told
+    assert "notify.chanels: found an unknown key, expected channels" in told
+    assert "only body, token, url beside kind = 'webhook', not to" in told
+    assert "such addresses hold passwords" in told
+    assert "T0-secret" not in told
+
+
 def test_a_whole_file_is_read_with_paths_beside_it_and_defaults_filled_in(tmp_path: Path) -> None:
     loaded = config.load(written(tmp_path, WHOLE))
     assert loaded.outputs == tmp_path / "out"

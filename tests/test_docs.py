@@ -71,7 +71,7 @@ def test_every_key_of_the_inventory_is_documented_and_the_example_is_valid(tmp_p
         *config._TABLES.items(),
     ):
         for key in model.model_fields:
-            assert re.search(rf"^(# )?\[?{key}\b|^# \[{key}\]|\.{key}\.", example, flags=re.M), f"{section} {key}"
+            assert re.search(rf"^(# )?\[?{key}\b|^# \[{key}\]|\.{key}[.\]]", example, flags=re.M), f"{section} {key}"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
@@ -104,3 +104,13 @@ def test_every_rule_of_the_diagnosis_is_documented() -> None:
     text = (ROOT / "docs/triage.md").read_text(encoding="utf-8")
     for rule in RULES:
         assert f"| `{rule.name}` | {rule.asks} |" in text, rule.name
+
+
+def test_every_key_of_a_channel_is_documented_and_the_example_is_valid(tmp_path: Path) -> None:
+    example = re.findall(r"```toml\n(.*?)```", (ROOT / "docs/notify.md").read_text(encoding="utf-8"), flags=re.S)[0]
+    path = tmp_path / "runbooks.toml"
+    path.write_text(example, encoding="utf-8")
+    assert {each.kind for each in config.load(path).notify.channels.values()} == {"webhook", "mail", "apprise"}
+    for model in (config.Channel, config.Alertmanager):
+        for key in model.model_fields:
+            assert re.search(rf"^(# )?{key} = ", example, flags=re.M), key

@@ -6,31 +6,24 @@ Only what Prometheus, VictoriaMetrics, Thanos and Mimir all answer: /api/v1/quer
 
 from __future__ import annotations
 
-import base64
 import http.client
-import ipaddress
 import json
 import math
 import re
-import ssl
-import time as clock
-import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from runbooks_lib.errors import UsageError
 from runbooks_lib.history.model import Floats, HistoryError
+from runbooks_lib.web import Server, ServerError
 
 DEFAULT_TIMEOUT_SECONDS = 60.0
 # The servers refuse more points than this for one series ("exceeded maximum resolution of 11,000 points").
 MAX_POINTS = 11_000
 _MAX_ANSWER_BYTES = 512 * 1024 * 1024
-_PIECE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,34 +52,16 @@ class PrometheusApi:
         token: str | None = None,
         timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
     ) -> None:
-        parts = urllib.parse.urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise UsageError(
-                "not the address of a server", where=_without_secret(url), next="give http(s)://host[:port]"
-            )
-        if parts.username is not None or parts.password is not None:
-            raise UsageError(
-                "a user or password inside the address",
-                where=_without_secret(url),
-                next='give user = "name" and password = "env:NAME" beside it',
-            )
-        if (
-            (password is not None or token is not None)
-            and parts.scheme == "http"
-            and not _is_this_machine(parts.hostname)
-        ):
-            raise UsageError("a secret would go over the network unencrypted", where=url, next="use https")
-        if token is not None and (user is not None or password is not None):
-            raise UsageError("both a token and a user with a password", where=url, next="give one of them")
-        if (user is None) != (password is None):
-            raise UsageError("a user and a password belong together", where=url)
-        self.url = url.rstrip("/")
-        self.warnings: list[str] = []  # what the server added to its answers, such as that they are not complete
-        self._user, self._password, self._token = user, password, token
-        self._timeout = timeout_seconds
-        self._opener = urllib.request.build_opener(
-            _NoRedirects, urllib.request.HTTPSHandler(context=ssl.create_default_context())
+        self._server = Server(
+            url,
+            user=user,
+            password=password,
+            token=token,
+            timeout_seconds=timeout_seconds,
+            most_bytes=_MAX_ANSWER_BYTES,
         )
+        self.url = self._server.url
+        self.warnings: list[str] = []  # what the server added to its answers, such as that they are not complete
 
     def query(self, expression: str, *, time: float) -> list[Vector]:
         """The expression's value for each series at one time."""
@@ -132,41 +107,13 @@ class PrometheusApi:
             raise HistoryError("the question holds a name that is not Unicode", where=self.url) from error
         address = f"{self.url}/api/v1/{what}"
         try:
-            status, text = self._exchange(urllib.request.Request(address, data=body, method="POST"))  # noqa: S310
+            status, text = self._server.exchange("POST", address, body)
             if status == http.client.METHOD_NOT_ALLOWED:
                 # A proxy that lets nothing but reading through.
-                status, text = self._exchange(urllib.request.Request(f"{address}?{body.decode()}"))  # noqa: S310
-        except (OSError, http.client.HTTPException) as error:
-            raise self._unreached(error) from error
+                status, text = self._server.exchange("GET", f"{address}?{body.decode()}")
+        except ServerError as error:
+            raise HistoryError(error.what, where=error.where, next=error.next) from error
         return self._checked(status, text)
-
-    def _exchange(self, request: urllib.request.Request) -> tuple[int, bytes]:
-        request.add_header("Accept", "application/json")
-        if self._token is not None:
-            request.add_unredirected_header("Authorization", f"Bearer {_resolve(self._token)}")
-        elif self._user is not None and self._password is not None:
-            pair = f"{self._user}:{_resolve(self._password)}".encode()
-            request.add_unredirected_header("Authorization", f"Basic {base64.b64encode(pair).decode()}")
-        deadline = clock.monotonic() + self._timeout
-        try:
-            with self._opener.open(request, timeout=self._timeout) as answer:
-                return answer.status, self._read(answer, deadline)
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code, self._read(error, deadline)
-
-    def _read(self, answer: Any, deadline: float) -> bytes:
-        """The whole answer. The socket's own timeout starts anew with every byte; this one does not."""
-        pieces: list[bytes] = []
-        size = 0
-        while piece := answer.read1(_PIECE_BYTES) if hasattr(answer, "read1") else answer.read(_PIECE_BYTES):
-            pieces.append(piece)
-            size += len(piece)
-            if size > _MAX_ANSWER_BYTES:
-                raise HistoryError("the answer is too large", where=self.url, next="ask for a shorter time")
-            if clock.monotonic() > deadline:
-                raise TimeoutError("timed out")
-        return b"".join(pieces)
 
     def _checked(self, status: int, text: bytes) -> Any:
         if status in (http.client.UNAUTHORIZED, http.client.FORBIDDEN):
@@ -191,29 +138,6 @@ class PrometheusApi:
             raise _odd(self.url, "an answer of the Prometheus API was expected")
         self.warnings += [str(warning) for warning in answer.get("warnings") or [] if warning not in self.warnings]
         return answer["data"]
-
-    def _unreached(self, error: Exception) -> HistoryError:
-        reason = getattr(error, "reason", error)
-        if isinstance(reason, ssl.SSLCertVerificationError):
-            return HistoryError(
-                f"the server's certificate is not trusted: {reason.verify_message}",
-                where=self.url,
-                next="add the CA to this system, or name its file in the variable SSL_CERT_FILE",
-            )
-        if isinstance(reason, TimeoutError):
-            return HistoryError(
-                f"no answer within {self._timeout:g} s",
-                where=self.url,
-                next="is the server overloaded? Ask for less at once",
-            )
-        return HistoryError(
-            f"the server was not reached: {reason}", where=self.url, next="check the address under [history]"
-        )
-
-
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *_: object, **__: object) -> None:
-        return None
 
 
 def quoted(text: str) -> str:
@@ -245,24 +169,6 @@ def _vectors(answer: Any, url: str, member: str) -> list[Vector]:
 
 def _odd(url: str, expected: str) -> HistoryError:
     return HistoryError(f"the server's answer is not understood: {expected}", where=url)
-
-
-def _is_this_machine(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _resolve(reference: str) -> str:
-    # Imported here: most servers ask for no secret.
-    from runbooks_lib.secrets import resolve
-
-    return resolve(reference)
-
-
-def _without_secret(url: str) -> str:
-    return re.sub(r"//[^/]*@", "//…@", url)
 
 
 def steps(span_seconds: float, *, least: int) -> int:

@@ -161,6 +161,11 @@ class DiskReport:
             threshold_crossed=bool(self.needed or self.missing or self._doubtful_hosts()),
             number=round(100 * max(ratios), 1) if ratios else None,
             number_name="% used of the fullest partition",
+            needed=[
+                *(partition.name.replace("`", "") for partition in self.needed),
+                *(f"{item.subject} is missing".replace("`", "") for item in self.missing),
+                *(f"{host} was not reached, or its numbers are old" for host in self._doubtful_hosts()),
+            ],
         )
 
     # -- words ---------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import quote
@@ -19,7 +19,7 @@ from urllib.parse import quote
 from markupsafe import Markup
 
 from runbooks_lib.errors import RunbookError
-from runbooks_lib.reports import page
+from runbooks_lib.reports import page, telling
 from runbooks_lib.reports import record as records
 from runbooks_lib.reports.record import DamagedRecordError, Record
 from runbooks_lib.reports.schedule import Expectation, expectations
@@ -128,7 +128,7 @@ def _update(outputs: Path, titles: Mapping[str, str], moment: datetime) -> Path:
     expected = expectations(outputs)
     names = sorted({*titles, *expected, *(row.report for row in runs)})
     cards = [
-        card
+        replace(card, why=" · ".join(filter(None, (card.why, telling.undelivered(outputs, name, card.parameters)))))
         for name in names
         for card in _cards(
             name, titles.get(name, name), [run for run in runs if run.report == name], expected.get(name), moment
@@ -170,12 +170,21 @@ def last_started(outputs: Path, report: str, *, asked: str | None = None) -> dat
     for directory in sorted(_run_directories(outputs, report), reverse=True):
         with suppress(DamagedRecordError):
             record = records.read(directory)
-            if asked not in (None, _asked(record)):
+            if asked not in (None, record.asked):
                 continue
             if record.state in ("ok", "threshold") or (
                 record.state == "running" and not records.is_abandoned(record, now=datetime.now(UTC))
             ):
                 return record.started
+    return None
+
+
+def newest(outputs: Path, report: str) -> Record | None:
+    """The record of the run that was started last; None when there is none, or it cannot be believed."""
+    for directory in sorted(_run_directories(outputs, report), reverse=True):
+        with suppress(DamagedRecordError):
+            return records.read(directory)
+        return None
     return None
 
 
@@ -234,13 +243,8 @@ def _row(outputs: Path, directory: Path, record: Record | None, problem: str, no
     state, headline = record.state, record.headline or record.message
     if records.is_abandoned(record, now=now):
         state, headline = "failed", "it was broken off: its process is gone and wrote no end"
-    asked = _asked(record)
+    asked = record.asked
     return RunRow(report, directory.name, Badge(state), record.started, record.seconds, headline, asked, links)
-
-
-def _asked(record: Record) -> str:
-    """The parameters that were given, as they were typed."""
-    return ", ".join(f"{name}={value}" for name, value in record.parameters.items())
 
 
 def _started(run: str) -> datetime | None:

@@ -81,6 +81,7 @@ def conclude(
         headline=found.headline if found else "",
         number=found.number if found else None,
         number_name=found.number_name if found else "",
+        needed=found.needed if found else (),
     )
 
 

@@ -78,6 +78,7 @@ class Record:
     headline: str = ""
     number: float | None = None
     number_name: str = ""
+    needed: tuple[str, ...] = ()
 
     @property
     def exit_code(self) -> ExitCode:
@@ -88,6 +89,11 @@ class Record:
     def seconds(self) -> float | None:
         """How long it took; None while it runs."""
         return None if self.ended is None else (self.ended - self.started).total_seconds()
+
+    @property
+    def asked(self) -> str:
+        """The parameters that were given, as they were typed: "group=databases, horizon_days=30"."""
+        return ", ".join(f"{name}={value}" for name, value in self.parameters.items())
 
     def as_json(self) -> dict[str, Any]:
         """The record as `run.json` holds it."""
@@ -104,6 +110,7 @@ class Record:
             "defaults": dict(self.defaults),
             "versions": dict(self.versions),
             "notes": list(self.notes),
+            "needed": list(self.needed),
             "links": {"page": PAGE, "notebook": NOTEBOOK, "log": LOG},
         }
         return values
@@ -164,6 +171,7 @@ def from_json(raw: Any) -> Record:
         notes=tuple(map(str, raw.get("notes") or ())),
         number=None if raw.get("number") is None else float(raw["number"]),
         number_name=raw.get("number_name", ""),
+        needed=tuple(map(str, raw.get("needed") or ())),
     )
 
 

@@ -392,6 +392,7 @@ def _references(config: Config | None) -> list[str]:
     if config is None:
         return []
     places = [config.history.password, config.history.token, *(entry.sudo_password for entry in config.hosts.values())]
+    places += config.notify.references
     return [place for place in places if place]
 
 

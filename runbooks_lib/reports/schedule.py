@@ -218,6 +218,8 @@ def _systemd(
         else Path(os.environ.get("XDG_CONFIG_HOME") or Path("~/.config").expanduser()) / "systemd/user"
     )
     names = {"collect": f"runbook-{digest}-collect", "report": f"runbook-{digest}-{expectation.report}"}
+    told = f"runbook-{digest}-failed@"
+    tell = (*publish[:3], "notify", "unit-failed", "--report", expectation.report, "--config", str(config.file))
     files = {
         directory / f"{names['collect']}.service": _service(
             f"Runbook: read the hosts of {config.file}", collect, config, "10min"
@@ -226,10 +228,14 @@ def _systemd(
             f"Runbook: every {every_minutes} minutes", f"*:0/{every_minutes}" if every_minutes < 60 else "hourly", 20
         ),
         directory / f"{names['report']}.service": _service(
-            f"Runbook: {expectation.report} of {config.file}", publish, config, "60min"
+            f"Runbook: {expectation.report} of {config.file}", publish, config, "60min", told
         ),
         directory / f"{names['report']}.timer": _timer(
             f"Runbook: {expectation.report} every day", f"*-*-* {expectation.at}:00", 300
+        ),
+        # What a killed run cannot say itself. A failed collection is told by the report: its host's numbers are old.
+        directory / f"{told}.service": _service(
+            "Runbook: tell that a report failed", tell, config, "5min", instance=True
         ),
     }
     timers = [f"{name}.timer" for name in names.values()]
@@ -253,17 +259,29 @@ def _systemd(
     )
 
 
-def _service(description: str, command: Sequence[str], config: Config, deadline: str) -> str:
+def _service(
+    description: str,
+    command: Sequence[str],
+    config: Config,
+    deadline: str,
+    on_failure: str = "",
+    *,
+    instance: bool = False,
+) -> str:
+    """A unit that runs once. `on_failure` is the template that is started with this unit's name when it fails,
+    `instance` makes this unit one: the name is its last argument."""
+    line = " ".join(_systemd_quoted(word) for word in command) + (' "%i"' if instance else "")
+    failing = f"OnFailure={on_failure}%n.service\n" if on_failure else ""
     # Exit code 3 says that a threshold is crossed: the report did its work, the unit has not failed.
     return f"""\
 [Unit]
 Description={_specifiers(description)}
 Wants=network-online.target
 After=network-online.target
-
+{failing}
 [Service]
 Type=oneshot
-ExecStart={" ".join(_systemd_quoted(word) for word in command)}
+ExecStart={line}
 WorkingDirectory={_specifiers(str(config.file.parent))}
 SuccessExitStatus=3
 TimeoutStartSec={deadline}
