@@ -35,10 +35,33 @@ def notify_test(channels: tuple[str, ...], config_path: Path | None) -> None:
 @click.argument("text")
 @click.option("--subject", default="A message from the runbooks", show_default=True, help="Its first line.")
 @click.option("--channel", "channels", multiple=True, metavar="CHANNEL", help="Only this one; again for more.")
+@click.option("--occasion", help="Such as CHG-1234: told once to each channel, however often this is run.")
 @config_option
-def notify_send(text: str, subject: str, channels: tuple[str, ...], config_path: Path | None) -> None:
+def notify_send(
+    text: str, subject: str, channels: tuple[str, ...], occasion: str | None, config_path: Path | None
+) -> None:
     """Send a text to every channel, or those named. Exit code 1 when one failed."""
-    _send(subject, text, channels, config_path)
+    if occasion is not None and channels:
+        raise UsageError("--occasion goes to every channel", true_now="nothing was sent", next="leave out --channel")
+    _send(subject, text, channels, config_path, occasion=occasion)
+
+
+@notify.command("sent")
+@click.argument("occasion")
+@config_option
+def notify_sent(occasion: str, config_path: Path | None) -> None:
+    """Say whether every channel has taken an occasion's message. Sends nothing."""
+    from runbooks_lib import config
+    from runbooks_lib.notification.occasions import untold
+
+    loaded = config.load(config_path)
+    missing = untold(loaded, occasion)
+    if not loaded.notify.channels:
+        click.echo("nobody: the inventory has no channel")
+    elif missing:
+        click.echo(f"not told: {', '.join(missing)}")
+    else:
+        click.echo(f"told: {', '.join(loaded.notify.channels)}")
 
 
 @notify.command("unit-failed")
@@ -71,15 +94,19 @@ def notify_unit_failed(unit: str, report_name: str, config_path: Path | None) ->
 @click.argument("name", metavar="HOST", required=False)
 @click.option("--minutes", type=click.IntRange(1, 7 * 1440), help="How long, from now.")
 @click.option("--comment", help="Why; others read it in Alertmanager.")
-@click.option("--list", "listing", is_flag=True, help="The silences that are in force.")
+@click.option("--occasion", help="Such as CHG-1234: one silence for it, however often this is run.")
+@click.option("--list", "listing", is_flag=True, help="The silences that are in force; with --occasion only its own.")
 @click.option("--end", "ended", metavar="ID", help="End this silence now.")
+@click.option("--end-all-of", "over", metavar="OCCASION", help="End the occasion's silences now.")
 @config_option
 def notify_silence(
     name: str | None,
     minutes: int | None,
     comment: str | None,
+    occasion: str | None,
     listing: bool,
     ended: str | None,
+    over: str | None,
     config_path: Path | None,
 ) -> None:
     """Silence a host's alerts in Alertmanager for a while; it ends by itself.
@@ -95,14 +122,21 @@ def notify_silence(
     loaded = config.load(config_path)
     silences = Silences.of(loaded.notify)
     if listing:
-        found = silences.active()
+        found = silences.active(occasion)
         rows = [(each.id, f"{each.ends:%Y-%m-%d %H:%M} UTC", each.matchers, each.comment) for each in found]
-        terminal.table(rows, ("ID", "UNTIL", "ALERTS WITH", "WHY"))
+        if rows:
+            terminal.table(rows, ("ID", "UNTIL", "ALERTS WITH", "WHY"))
         click.echo(f"{len(found)} in force at {silences.url}")
         return
     if ended is not None:
         silences.end(ended)
         click.echo(f"Ended: {ended}")
+        return
+    if over is not None:
+        gone = silences.active(over)
+        for each in gone:
+            silences.end(each.id)
+        click.echo(f"Ended: {', '.join(each.id for each in gone) or 'nothing was in force'}")
         return
     if not name or not minutes or not comment:
         raise UsageError(
@@ -112,28 +146,45 @@ def notify_silence(
         )
     (entry,) = loaded.select(host=name)
     now = datetime.now(UTC)
+    present = silences.active(occasion) if occasion else []
+    if present:
+        click.echo(f"{present[0].id} (in force until {present[0].ends:%H:%M} UTC)")
+        return
     made = silences.begin(
-        entry.name, start=now, end=now + timedelta(minutes=minutes), comment=comment, author=getpass.getuser()
+        entry.name,
+        start=now,
+        end=now + timedelta(minutes=minutes),
+        comment=comment,
+        author=getpass.getuser(),
+        occasion=occasion or "",
     )
     click.echo(made)
 
 
 def _send(
-    subject: str, text: str, channels: tuple[str, ...], config_path: Path | None, state: str = "information"
+    subject: str,
+    text: str,
+    channels: tuple[str, ...],
+    config_path: Path | None,
+    state: str = "information",
+    occasion: str | None = None,
 ) -> None:
     from runbooks_lib import config, terminal
     from runbooks_lib.notification.message import message
+    from runbooks_lib.notification.occasions import tell_once
     from runbooks_lib.notification.sending import send
 
-    settings = config.load(config_path).notify
-    if not settings.channels:
+    loaded = config.load(config_path)
+    if not loaded.notify.channels:
         raise UsageError(
             "the inventory has no channel",
             true_now="nothing was sent",
             next="add [notify.channels.NAME]; docs/notify.md shows each kind",
         )
     told = message(subject, text, state="failed" if state == "failed" else "information", source="runbook notify")
-    came = send(settings, told, only=channels or None)
+    came = send(loaded.notify, told, only=channels or None) if occasion is None else tell_once(loaded, told, occasion)
     terminal.table([(each.channel, "took it" if each.ok else f"FAILED: {each.error}") for each in came])
+    if occasion is not None and not came:
+        click.echo("Every channel has been told before.")
     if not all(each.ok for each in came):
         sys.exit(ExitCode.FAILED)

@@ -560,12 +560,14 @@ def _mistake(detail: ErrorDetails) -> str:
         expected = _EXPECTED[kind]
     elif kind.startswith(("greater_than", "less_than")):
         expected = _range(kind, context, parts)
+    elif kind == "literal_error":
+        expected = f"one of {context['expected']}"
     elif kind == "string_pattern_mismatch":
         expected = "an address that begins with http:// or https://"
     else:
         expected = detail["msg"]
-    secret = bool(parts) and (parts[-1] in _SECRETS or parts[0] == "notify")
-    found = "a value" if secret and not isinstance(detail["input"], dict) else _shown(detail["input"])
+    secret = bool(parts) and (parts[-1] in _SECRETS or (parts[0], parts[-1]) == ("notify", "url"))
+    found = "a value" if secret else _shown(detail["input"])
     return f"{key}: found {found}, expected {expected}"
 
 

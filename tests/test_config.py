@@ -103,6 +103,7 @@ to = ["x@example.org"]
     assert "notify.chanels: found an unknown key, expected channels" in told
     assert "only body, token, url beside kind = 'webhook', not to" in told
     assert "such addresses hold passwords" in told
+    assert """notify.channels.a.kind: found "pigeon", expected one of 'webhook', 'mail' or 'apprise'""" in told
     assert "T0-secret" not in told
 
 

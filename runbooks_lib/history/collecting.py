@@ -122,7 +122,9 @@ def collect(
         with Keeper(history) as keeper:
 
             def work(host: Host) -> _Read:
-                snapshot = read_snapshot(host, sample_seconds=sample_seconds)
+                snapshot = read_snapshot(
+                    host, sample_seconds=sample_seconds, deadline_seconds=config.collect.deadline_seconds
+                )
                 volumes, doubt = _lvm(host, snapshot.time) if host.name in with_lvm else ([], "")
                 samples = [*snapshot.samples(), *volumes]
                 return _Read(_seen(snapshot), doubt, snapshot_of(host.name, snapshot.time, samples))
@@ -156,7 +158,7 @@ def check(config: Config, entries: Sequence[HostEntry], *, on_progress: OnProgre
     named = {entry.name: entry for entry in entries}
 
     def work(host: Host) -> tuple[Seen, tuple[str, ...]]:
-        snapshot = read_snapshot(host, sample_seconds=0)
+        snapshot = read_snapshot(host, sample_seconds=0, deadline_seconds=config.collect.deadline_seconds)
         return _seen(snapshot), tuple(_doubts(named[host.name], snapshot))
 
     rows = []

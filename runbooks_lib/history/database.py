@@ -17,6 +17,7 @@ from runbooks_lib.history import schema
 from runbooks_lib.history.model import HistoryDamaged, HistoryError, HistoryLocked, HistoryMissing
 
 _PAGE_BYTES = 8192
+_LEAST_BYTES = 65_536  # with less room than this a write that failed has failed for want of it
 _MINIMUM_SQLITE = (3, 24, 0)  # ON CONFLICT DO UPDATE
 
 MOVE_ASIDE = (
@@ -215,6 +216,8 @@ def _create(path: Path) -> None:
                     next="put the history on a local disk: [history] path",
                 )
             schema.migrate(connection, str(path))
+            # Closing would do this too, and say nothing when the disk is full: the draft's log is removed below.
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         finally:
             connection.close()
         _publish(draft, path)
@@ -267,8 +270,8 @@ def _check_length(path: Path) -> None:
         raise HistoryDamaged(
             "the file is empty: a history never is",
             where=str(path),
-            true_now="the file was not touched",
-            next=MOVE_ASIDE,
+            true_now="the file was not touched; there is nothing in it to save",
+            next="put a backup in its place, or remove it and the next collection begins a new history",
         )
 
 
@@ -290,6 +293,15 @@ def _has_wal(path: Path) -> bool:
         return False
 
 
+def _is_full(path: Path) -> bool:
+    """Whether there is no room for even the log's index, which SQLite calls an I/O error."""
+    try:
+        room = os.statvfs(path.parent)
+    except OSError:
+        return False
+    return room.f_bavail * room.f_frsize < _LEAST_BYTES
+
+
 def _code(error: sqlite3.Error) -> int:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
@@ -307,7 +319,7 @@ def _in_words(error: sqlite3.Error, where: str, what: str, kept: str) -> History
         return HistoryDamaged(
             f"the history is damaged ({error})", where=where, true_now="the file was not altered", next=MOVE_ASIDE
         )
-    if code == sqlite3.SQLITE_FULL:
+    if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and _is_full(Path(where))):
         return HistoryError(
             f"{what}: the disk is full", where=where, true_now=kept, next="make room on that file system"
         )

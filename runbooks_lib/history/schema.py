@@ -147,5 +147,6 @@ def migrate(connection: sqlite3.Connection, where: str) -> None:
         connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
         connection.execute("COMMIT")
     except BaseException:
-        connection.execute("ROLLBACK")
+        if connection.in_transaction:  # after a full disk SQLite has rolled back already
+            connection.execute("ROLLBACK")
         raise

@@ -99,7 +99,7 @@ class Verdict:
             f"the host's key is not known: {shown}",
             key_type=self.key_type,
             fingerprint=self.fingerprint,
-            true_now=f"not connected; {self.name} is not in {' '.join(self.files) or 'any known_hosts file'}{others}",
+            true_now=f"not connected; {self.name} is not in {', '.join(self.files) or 'any known_hosts file'}{others}",
             next=f"compare the fingerprint with the host's console, then: runbook hosts trust {name}",
         )
 

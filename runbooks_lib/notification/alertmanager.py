@@ -61,8 +61,11 @@ class Silences:
         """The server's address."""
         return self._server.url
 
-    def begin(self, instance: str, *, start: datetime, end: datetime, comment: str, author: str) -> str:
-        """Silence every alert of one host from `start` to `end`, whatever port its exporter has; returns the id."""
+    def begin(
+        self, instance: str, *, start: datetime, end: datetime, comment: str, author: str, occasion: str = ""
+    ) -> str:
+        """Silence every alert of one host from `start` to `end`, whatever port its exporter has; returns the id.
+        `active` finds it by its `occasion`, which stands in square brackets at the comment's end."""
         asked = {
             "matchers": [
                 {"name": self._label, "value": f"{_pattern(instance)}(:[0-9]+)?", "isRegex": True, "isEqual": True}
@@ -70,7 +73,7 @@ class Silences:
             "startsAt": _time(start),
             "endsAt": _time(end),
             "createdBy": author,
-            "comment": comment,
+            "comment": f"{comment} [{occasion}]" if occasion else comment,
         }
         answer = self._ask("POST", "silences", asked)
         if not isinstance(answer, dict) or "silenceID" not in answer:
@@ -82,13 +85,14 @@ class Silences:
         raw = self._ask("GET", f"silence/{_checked(number)}", absent_is_none=True)
         return None if raw is None else _silence(raw, self.url)
 
-    def active(self) -> list[Silence]:
-        """Those in force or to come, the one that ends first at the top."""
+    def active(self, occasion: str | None = None) -> list[Silence]:
+        """Those in force or to come, the one that ends first at the top; with `occasion` only its own."""
         answer = self._ask("GET", "silences")
         if not isinstance(answer, list):
             raise _odd(self.url)
         found = [_silence(raw, self.url) for raw in answer]
-        return sorted((each for each in found if each.state != "expired"), key=lambda each: each.ends)
+        mine = (each for each in found if occasion is None or each.comment.endswith(f"[{occasion}]"))
+        return sorted((each for each in mine if each.state != "expired"), key=lambda each: each.ends)
 
     def end(self, number: str) -> None:
         """End one now; one that has ended, or that the server has forgotten, is fine."""

@@ -15,6 +15,9 @@ from runbooks_lib import writer
 from runbooks_lib.reports import page, record, result
 from runbooks_lib.reports.record import CellRun, Failure, Record
 
+_TOLD_IN_WORDS = frozenset(
+    {"RunbookError", "UsageError", "HistoryError", "HistoryMissing", "HistoryLocked", "HistoryDamaged", "HistoryTooNew"}
+)
 _VERSIONS_OF = ("runbooks-lib", "papermill", "nbclient", "ipykernel", "numpy", "matplotlib")
 
 
@@ -62,7 +65,9 @@ def conclude(
     elif stopped:
         state, message = "interrupted", "It was stopped from outside"
     elif failure is not None:
-        state, message = "failed", f"{failure.kind}: {_first_line(failure.message)}"
+        # Our own errors say in words what happened; of another one its kind is half of what it says.
+        kind = "" if failure.kind in _TOLD_IN_WORDS else f"{failure.kind}: "
+        state, message = "failed", kind + _first_line(failure.message)
     elif any(cell.state != "ok" for cell in all_cells):
         state, message = "failed", "It ended before its last cell"
     else:

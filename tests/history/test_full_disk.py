@@ -31,6 +31,26 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", "-l", place], check=True)
 
 
+def test_a_history_that_has_no_room_to_begin_leaves_nothing_half_and_begins_when_there_is(
+    small_disk: Path, noon: datetime, disk: Callable[..., list[Sample]]
+) -> None:
+    told: list[str] = []
+    for room in range(4, 1000, 40):
+        subprocess.run(["mount", "-o", f"remount,size={room}k", small_disk], check=True)
+        with SqliteHistory(small_disk / "h.sqlite") as history:
+            try:
+                history.store_snapshot("db-01", noon, disk(noon, 0))
+            except HistoryError as error:
+                told.append(error.what)
+                continue
+            assert history.check() == []
+            break
+    else:
+        pytest.fail("it never began")
+    assert len(told) > 3
+    assert all("the disk is full" in what for what in told)  # never "damaged"
+
+
 def test_a_full_disk_is_told_and_loses_nothing(
     small_disk: Path, noon: datetime, disk: Callable[..., list[Sample]]
 ) -> None:
