@@ -8,9 +8,11 @@ from collections.abc import Callable
 from runbooks_lib.facts.collect import read_slow, read_snapshot
 from runbooks_lib.facts.filesystems import Filesystem
 from runbooks_lib.facts.postgres import PostgresDetails
+from runbooks_lib.facts.postgres_activity import PostgresActivity
 from runbooks_lib.facts.snapshot import Snapshot
 from runbooks_lib.hosts.host import DeadlineExceeded, Host, HostUnreachable
 from runbooks_lib.training.lab import faults, world
+from runbooks_lib.training.lab.faults.postgres import WAITERS
 from runbooks_lib.training.lab.load import Load
 from runbooks_lib.training.lab.machine import Machine, connected
 
@@ -29,6 +31,13 @@ def partition(host: Host) -> Filesystem:
 
 def database(host: Host) -> PostgresDetails:
     servers = read_slow(host, ("postgres",), deadline_seconds=DEADLINE_SECONDS).postgres
+    assert servers is not None
+    assert servers.value, servers
+    return servers.value[0]
+
+
+def activity(host: Host) -> PostgresActivity:
+    servers = read_slow(host, ("postgres-activity",), deadline_seconds=DEADLINE_SECONDS).postgres_activity
     assert servers is not None
     assert servers.value, servers
     return servers.value[0]
@@ -75,8 +84,9 @@ def full_of_log(host: Host, machine: Machine) -> str:
     return full(host) or big_directory("build-server-logs")(host, machine)
 
 
-def full_of_temporary_files(host: Host, machine: Machine) -> str:
-    return full(host) or big_directory("/postgresql/15", least_bytes=400e6)(host, machine)
+def full_of_temporary_files(host: Host, _: Machine) -> str:
+    temporary = activity(host).temporary or {}
+    return full(host) or ("" if max(temporary.values(), default=0) > 400e6 else f"temporary files: {temporary}")
 
 
 def full_of_deleted_files(host: Host, _: Machine) -> str:
@@ -159,12 +169,18 @@ def another_boot(host: Host, machine: Machine) -> str:
     return "" if snapshot(host).boot_id != said else "the same boot"
 
 
-def more_sessions(least: int) -> Callable[[Host, Machine], str]:
-    def check(host: Host, _: Machine) -> str:
-        connections = database(host).connections or 0
-        return "" if connections >= least else f"{connections} connections"
+def many_wait_for_one(host: Host, _: Machine) -> str:
+    blockers = activity(host).blockers()
+    victims = max((len(blocker.victims) for blocker in blockers), default=0)
+    return "" if victims >= WAITERS else f"at most {victims} wait for one: {blockers}"
 
-    return check
+
+def idle_in_a_transaction(host: Host, _: Machine) -> str:
+    now = activity(host).now
+    assert now is not None
+    idle = [session for session in now.sessions if session.state == "idle in transaction"]
+    lasting = [session for session in idle if session.application == "psql" and (session.transaction_seconds or 0) > 1]
+    return "" if lasting else f"none is idle for longer: {now.sessions}"
 
 
 # What our facts say about each: no words when they see it, else what they see. A missing entry is a failure.
@@ -186,8 +202,8 @@ SEEN: dict[str, Callable[[Host, Machine], str]] = {
     "network-delay": delay,
     "connection-cut": no_answer,
     "power-cut": another_boot,
-    "lock-pile-up": more_sessions(8),
-    "idle-transaction": more_sessions(2),
+    "lock-pile-up": many_wait_for_one,
+    "idle-transaction": idle_in_a_transaction,
 }
 
 

@@ -128,6 +128,17 @@ def test_a_record_of_a_newer_version_is_read_as_far_as_it_is_known(where: Places
     assert read_record(directory) == record("newer", ready=True)
 
 
+def test_a_password_is_found_by_the_machines_address_and_is_its_owners_alone(where: Places) -> None:
+    directory = where.machine("one")
+    directory.mkdir()
+    write_record(directory, record("one", ports={"postgres": 4321}, passwords={"buildserver": "made for this one"}))
+    assert lab.password("buildserver", ("127.0.0.1", 4321), where) == "made for this one"
+    assert (directory / "machine.json").stat().st_mode & 0o077 == 0
+    assert "made for this one" not in repr(read_record(directory))
+    with pytest.raises(UsageError, match="port 4322"):
+        lab.password("buildserver", ("127.0.0.1", 4322), where)
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"name": 1}', json.dumps({"owner": {"pid": 1}})])
 def test_a_damaged_record_is_no_record_and_no_crash(where: Places, text: str) -> None:
     directory = where.machine("damaged")

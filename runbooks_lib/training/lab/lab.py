@@ -9,6 +9,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -135,8 +136,10 @@ def prepare(where: Places | None = None, say: Say = silent) -> None:
     where = where or places()
     require_programs(RUN_PROGRAMS)
     image = ensure_image(where, say)
-    for one, filesystem in ((BUILD_SERVER, "ext4"), (BUILD_SERVER, "xfs"), (DATABASE, "ext4")):
-        ensure_prepared(where, image, one, filesystem, say)
+    wanted = ((BUILD_SERVER, "ext4"), (BUILD_SERVER, "xfs"), (DATABASE, "ext4"))
+    with ThreadPoolExecutor(max_workers=2) as pool:  # each is one CPU's work
+        for made in [pool.submit(ensure_prepared, where, image, *one, say) for one in wanted]:
+            made.result()
 
 
 @contextlib.contextmanager

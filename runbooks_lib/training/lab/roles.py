@@ -31,7 +31,7 @@ from runbooks_lib.training.lab.qemu import (
 )
 from runbooks_lib.training.lab.seed import SeedFile, write_seed
 
-PREPARE_SECONDS = 900
+PREPARE_SECONDS = 1800  # a busy machine without KVM has been seen to need more than 900
 PREPARE_MEMORY_MB = 1024
 FILESYSTEMS = ("ext4", "xfs")
 

@@ -82,10 +82,10 @@ def _neighbour_out(machine: Machine) -> None:
 
 
 def _journal_in(machine: Machine) -> None:
-    # Random words, for the journal compresses what repeats itself.
+    # Random words, for the journal compresses what repeats itself; long ones, for each entry costs journald time.
     machine.sh(
         """for _ in 1 2 3 4 5 6 7 8; do
-    head -c 4M /dev/urandom | base64 -w 700 | systemd-cat -t chatty-agent
+    head -c 4M /dev/urandom | base64 -w 24000 | systemd-cat -t chatty-agent
     journalctl --flush --sync
     [ "$(du -sb /var/log/journal | cut -f 1)" -lt 27000000 ] || break
 done""",
