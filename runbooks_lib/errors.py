@@ -33,10 +33,9 @@ class RunbookError(Exception):
 
     def __str__(self) -> str:
         lines = [f"{self.where}: {self.what}" if self.where else self.what]
-        if self.true_now:
-            lines.append(f"  now:  {self.true_now}")
-        if self.next:
-            lines.append(f"  next: {self.next}")
+        for label, text in (("now: ", self.true_now), ("next:", self.next)):
+            if text:
+                lines.append(f"  {label} " + text.replace("\n", "\n        "))
         return "\n".join(lines)
 
     def _render_traceback_(self) -> list[str]:

@@ -162,7 +162,7 @@ class _Beside:
                         f"the host has been out of reach for {PATIENCE_SECONDS:g} s: {error}",
                         where=self.run.host.name,
                         true_now="the job goes on there, or has ended; the lock on the host is kept",
-                        next=words.how_to_go_on(self.run.name) + " (resume attaches to the job)",
+                        next="resume attaches to the job:\n" + words.how_to_go_on(self.run.name, runs_on=True),
                     ) from error
                 time.sleep(POLL_SECONDS)
 

@@ -343,12 +343,12 @@ class Run:
 
     def interrupted(self, step: Step | None) -> Stopped:
         """Ctrl-C, or the notebook's stop button: what is done, what is running, how to go on."""
-        running, ways = "nothing of it is running", words.how_to_go_on(self.name)
+        running, runs_on = "nothing of it is running", False
         if step is not None:
             mine = self.state.step(step.name)
             if any(each in mine.jobs for each in mine.open_changes):
                 running = "its job goes on on the host"
-                ways += f"; end it, and take nothing back: `runbook cancel {words.short(self.name)}`"
+                runs_on = True
             elif mine.open_changes:
                 try:
                     self.settle(step, mine)
@@ -360,7 +360,7 @@ class Run:
             f"interrupted in `{step.name}`" if step else "interrupted",
             where=self.host.name,
             true_now=f"{running}\n{words.state_text(self.target.runbook, self.state)}",
-            next=ways,
+            next=words.how_to_go_on(self.name, runs_on=runs_on),
         )
 
     def note(self, step: Step, observed: Observation) -> None:
@@ -391,7 +391,7 @@ class Run:
             f"what became of `{step.name}` cannot be told: {error}",
             where=self.host.name,
             true_now="it may have happened wholly, in part, or not at all; the lock on the host is kept",
-            next=words.how_to_go_on(self.name) + " (either asks the host first)",
+            next="either asks the host first:\n" + words.how_to_go_on(self.name),
         )
 
     def _cannot_tell(self, step: Step, observed: Observation) -> CannotTellNow:
@@ -400,7 +400,7 @@ class Run:
             f"cannot tell whether {observed.check}",
             where=f"{self.host.name}, step {step.name}",
             true_now=f"seen: {observed.evidence}",
-            next="find out why it cannot be told; then " + words.how_to_go_on(self.name),
+            next="find out why it cannot be told; then\n" + words.how_to_go_on(self.name),
         )
 
     def _blocked(self, step: Step, part: StepPlan) -> Stopped:

@@ -73,10 +73,17 @@ def state_text(runbook: Runbook | None, state: RunState) -> str:
     return "\n".join(lines)
 
 
-def how_to_go_on(run: str) -> str:
-    """The ways out of an unfinished run. The last part of its name is enough for every verb."""
+def how_to_go_on(run: str, *, runs_on: bool = False) -> str:
+    """The ways out of an unfinished run, one a line; `runs_on`: something of it still runs."""
     run = short(run)
-    return f"go on: `runbook resume {run}`; take back: `runbook undo {run}`; look: `runbook show {run}`"
+    ways = [
+        f"go on: `runbook resume {run}`, or run the notebook's cell again",
+        f"take back: `runbook undo {run}`, or work.undo()",
+        f"look: `runbook show {run}`",
+    ]
+    if runs_on:
+        ways.insert(2, f"end what runs, and take nothing back: `runbook cancel {run}`, or work.cancel()")
+    return "\n".join(ways)
 
 
 def short(run: str) -> str:

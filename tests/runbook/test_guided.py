@@ -84,7 +84,7 @@ def test_go_on_skip_stop_resume_and_the_hosts_name(terminal: Terminal) -> None:
     child.expect_exact("(two)")
     child.sendline("stop")
     child.expect_exact("you said stop")
-    child.expect(f"go on: `runbook resume {terminal.only_run.name[-6:]}`")
+    child.expect(f"go on: `runbook resume {terminal.only_run.name[-6:]}`, or")
     child.expect(pexpect.EOF)
     child.wait()
     assert child.exitstatus == 1

@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from html.parser import HTMLParser
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from runbooks_lib.runbook import evidence, journal, page, runs, story
+from runbooks_lib import secrets, writer
+from runbooks_lib.runbook import evidence, executed, journal, page, runs, story
 from runbooks_lib.runbook.difference import Difference, differences
+from runbooks_lib.runbook.quoting import shown, text_of
 from runbooks_lib.runbook.resume import carry_out, resume
 from runbooks_lib.runbook.run import Stopped, target
 from runbooks_lib.runbook.step import Command
@@ -74,3 +79,56 @@ def test_a_page_of_a_run_that_never_began_can_be_made(bench: Bench) -> None:
     made.append("finished", outcome="not begun")
     made.close()
     assert "not begun</span>" in page.page("run", made.entries)
+
+
+class _Words(HTMLParser):
+    """What a reader sees of a page, and which elements it has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words: list[str] = []
+        self.elements: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.add(tag)
+        assert not any(name.startswith("on") for name, _ in attrs)
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+
+@settings(max_examples=50, deadline=None)
+@given(output=st.binary(max_size=80), name=st.text(st.characters(codec="utf-8"), max_size=20))
+def test_any_output_byte_and_any_parameter_survives_the_page(
+    tmp_path_factory: pytest.TempPathFactory, output: bytes, name: str
+) -> None:
+    made = journal.Journal.create(tmp_path_factory.mktemp("any") / "run")
+    who = {"user": name, "machine": "desk", "ssh": {}}
+    begin = {"key": "k", "runbook": "book", "version": "1", "identity": {}, "host": name, "digest": "d", "promised": {}}
+    made.append("begin", who=who, parameters={"file": name}, **begin)
+    text = text_of(output)
+    made.append("changed", "one", change="one.1.1", became="ended", exit_status=1, output=text, error="")
+    made.close()
+    seen = _Words()
+    seen.feed(page.page("run", made.entries, [Difference(name, text, text)]))
+    said = "".join(seen.words)
+    assert not seen.elements & {"script", "img", "iframe", "object", "form"}
+    kept = made.entries[1].data["output"]  # masked, should it look like a secret
+    for value in (name, kept):
+        assert shown(value).replace("\r", "\n") in said.replace("\r", "\n")
+
+
+def test_the_executed_notebook_keeps_every_execution_and_no_secret() -> None:
+    secrets.register("canary-4711-abc")
+    template = {"cells": [{"cell_type": "markdown", "source": "# Words"}, {"cell_type": "code", "source": ["a = 1"]}]}
+    told = [{"output_type": "stream", "name": "stdout", "text": "it is canary-4711-abc"}]
+    ran = [
+        executed.Executed("a = 1", 1, told),
+        executed.Executed("b = 'canary-4711-abc'", 2),
+        executed.Executed("a = 1", 3),
+    ]
+    made = executed.merged(template, ran)
+    assert [cell.get("execution_count") for cell in made["cells"]] == [None, 1, 2, 3]
+    text = writer.notebook_text(made)
+    assert "canary" not in text
+    assert "it is ***" in text
