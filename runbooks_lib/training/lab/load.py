@@ -131,7 +131,7 @@ class Load:
                 total[code] = total.get(code, 0) + count
         return total
 
-    def wait_acknowledged(self, count: int, *, seconds: float = 30.0) -> None:
+    def wait_acknowledged(self, count: int, *, seconds: float = 60.0) -> None:
         """Wait until this many more commits were acknowledged. Raises RunbookError when they were not in time."""
         target, end = self.acknowledged + count, time.monotonic() + seconds
         while self.acknowledged < target:

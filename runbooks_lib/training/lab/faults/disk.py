@@ -179,7 +179,7 @@ def _start_database(machine: Machine) -> None:
         " || { systemctl reset-failed postgresql@15-main; systemctl restart postgresql@15-main; }",
         deadline_seconds=120,
     )
-    machine.wait_ready(seconds=120)
+    machine.wait_ready(seconds=300)
 
 
 def _deleted_in(machine: Machine) -> None:
@@ -306,7 +306,7 @@ systemctl reset-failed postgresql@15-main build-server 2>/dev/null || true
 systemctl start postgresql@15-main build-server""",
         deadline_seconds=180,
     )
-    machine.wait_ready(seconds=120)
+    machine.wait_ready(seconds=300)
 
 
 FAULTS = (
