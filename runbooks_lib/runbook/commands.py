@@ -80,8 +80,10 @@ def run(
     from runbooks_lib.runbook.runs import latest
 
     if name is None:
-        for known in catalogue.all_runbooks().values():
-            click.echo(f"{known.name}  {known.title}")
+        known = catalogue.all_runbooks()
+        width = max((len(each) for each in known), default=0)
+        for each in known.values():
+            click.echo(f"{each.name:<{width}}  {each.title}")
         return
     if not host_name:
         raise UsageError("no host was named", true_now="nothing was run", next="name one with --host")
@@ -305,9 +307,13 @@ def _undo(aim: Target, options: Options, directory: Path, approve: str | None) -
 
     from runbooks_lib.runbook import resume as carrying
     from runbooks_lib.runbook import undo as undoing
+    from runbooks_lib.runbook import words
     from runbooks_lib.runbook.runs import state_of
 
     state = state_of(directory)
+    if state.outcome == "undone":
+        _say(f"{words.state_text(aim.runbook, state)}\nThere is nothing to take back.")
+        return
     _say(undoing.undo_text(aim.runbook, state, brief=approve is None and options.operator.present))
     if approve is None and not options.operator.present:
         _say("PLAN ONLY: nothing was changed. To undo: the same command with --approve and this digest.")

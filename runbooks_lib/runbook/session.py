@@ -14,14 +14,15 @@ from typing import Any
 
 from runbooks_lib.errors import RunbookError, UsageError
 from runbooks_lib.hosts.host import Host
-from runbooks_lib.runbook import evidence, executed, places, words
+from runbooks_lib.runbook import evidence, executed, places, runs, words
 from runbooks_lib.runbook.detached import cancel
 from runbooks_lib.runbook.operator import Console, Operator
 from runbooks_lib.runbook.plan import Plan
 from runbooks_lib.runbook.resume import Finished, open_run, prove, resume
 from runbooks_lib.runbook.run import Options, Run, Stopped, Target, UndoWanted, target
 from runbooks_lib.runbook.step import Runbook
-from runbooks_lib.runbook.undo import to_undo, undo
+from runbooks_lib.runbook.undo import to_undo as steps_to_undo
+from runbooks_lib.runbook.undo import undo
 
 PLAN_ONLY = "PLAN ONLY: nothing is changed"
 
@@ -110,23 +111,20 @@ class Session:
         """Take back what this work changed, newest first; asks before each step."""
         if self.plan_only or self._aim is None:
             return self._say(f"{PLAN_ONLY}.")
-        run = self._running()
+        if not self._options.operator.present:
+            return self._say(f"{PLAN_ONLY}. Each undo is asked for; with nobody there: `runbook undo RUN --approve …`.")
+        run = self._running() or self._latest("open", "done", to_undo=True)
         if run is None:
-            found = self._open()
-            if isinstance(found, Finished):
-                to_undo(self._aim.runbook, found.state)  # a refusal leaves the run as it is: done
-                run = resume(found.directory, self._aim, self._options)
-            else:
-                run = found
+            return self._say("There is nothing to take back: no run of this work is there that is not undone.")
         return self._undo(run)
 
     def cancel(self) -> None:
         """End what still runs of this work on the host, proven; nothing is taken back."""
         if self.plan_only or self._aim is None:
             return self._say(f"{PLAN_ONLY}.")
-        run = self._open()
-        if isinstance(run, Finished):
-            return self._say("Nothing of it is running: it is done.")
+        run = self._running() or self._latest("open")
+        if run is None:
+            return self._say("Nothing of it is running: no run of this work is unfinished.")
         self._forget(run)
         return self._say(cancel(run))
 
@@ -162,6 +160,17 @@ class Session:
         except KeyboardInterrupt:
             where = self._aim.host.name if self._aim is not None else ""
             raise Stopped("interrupted", where=where, true_now=true_now, next="run the cell again") from None
+
+    def _latest(self, *outcomes: str, to_undo: bool = False) -> Run | None:
+        """The latest run of this work, if its outcome is one of these. Never begins one."""
+        assert self._aim is not None  # noqa: S101 (every caller has looked)
+        found = runs.latest(self._options.runs, self._aim.key)
+        if found is None or found[1].outcome not in outcomes:
+            return None
+        if to_undo:
+            steps_to_undo(self._aim.runbook, found[1])  # a refusal leaves the run as it is
+        with self._interruptible():
+            return resume(found[0], self._aim, self._options)
 
     def _undo(self, run: Run) -> None:
         self._forget(run)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import os
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -228,6 +229,24 @@ def test_the_journal_says_who_by_user_and_by_the_key_that_logged_in(bench: Bench
         assert person["ssh"]["key"] == f"ssh-ed25519 {fingerprint}"
         assert person["ssh"]["user"] == practice.user
     assert fingerprint in story.text(runs.state_of(directory), entries)
+
+
+def test_a_stale_lock_is_taken_over_by_name_and_the_journal_tells_it(bench: Bench, tmp_path: Path) -> None:
+    dead = bench.approved(book(TWO))
+    dead.journal.close()
+    for path in Path(bench.places.candidates[0]).glob("runbooks-lock*"):
+        then = path.stat().st_mtime - 2 * lock.LEASE_SECONDS
+        os.utime(path, (then, then))
+    aim = target(book(ONE), bench.host, bench.parameters)
+    here = bench.options(approve=aim.plan().digest, runs=tmp_path / "other-machine")
+    with pytest.raises(lock.HostBusy, match="--take-over") as busy:
+        open_run(aim, here)
+    run = open_run(aim, replace(here, take_over=busy.value.holder.who))
+    assert isinstance(run, Run)
+    carry_out(run)
+    told = story.text(run.state, run.journal.entries)
+    assert f"taken over from {busy.value.holder.who}, since 20" in told
+    assert dead.name in told
 
 
 def test_a_beginning_that_is_interrupted_leaves_no_lock(bench: Bench) -> None:

@@ -97,6 +97,25 @@ def test_the_stop_button_tells_what_is_done_and_leaves_the_way_open(bench: Bench
     assert changes(bench) == 2
 
 
+def test_undo_and_cancel_begin_no_run(bench: Bench) -> None:
+    work = session(bench)
+    work.undo()
+    work.cancel()
+    assert runs.directories(bench.runs) == []
+    work = session(bench, "one", "two", "two", "one")
+    for name in ("one", "two"):
+        work.step(name)
+    work.finish()
+    operator = Scripted(["two", "one"])
+    session(bench, operator=operator).undo()
+    assert list(bench.directory.iterdir()) == []
+    session(bench, operator=operator).undo()
+    session(bench, operator=operator).cancel()
+    assert "There is nothing to take back" in operator.said[-2]
+    assert "Nothing of it is running" in operator.said[-1]
+    assert len(runs.directories(bench.runs)) == 1
+
+
 OPERATOR = """
 import sys, json
 from functools import partial
