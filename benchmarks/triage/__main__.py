@@ -189,7 +189,7 @@ def _one(machine: Machine, name: str, names: tuple[str, ...], keep: Path | None,
     machine.reset()
     with tempfile.TemporaryDirectory() as directory:
         config = _inventory(machine, Path(directory))
-        load = Load([machine.address("postgres")], clients=2, commits_per_second=6.0)
+        load = Load([machine.address("postgres")], clients=4, commits_per_second=12.0)
         if loaded:
             load.start()
         try:

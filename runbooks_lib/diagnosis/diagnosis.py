@@ -57,6 +57,11 @@ def diagnose(scene: Scene, rules: tuple[Rule, ...] = RULES) -> Diagnosis:
             if why:
                 untold.setdefault((name, why), []).append(rule)
         findings += rule.look(scene)
+    for place, walked in scene.deeper.directories.items():
+        partial = walked.value is not None and not walked.value.rows
+        if walked.value is None or partial:
+            why = f"the directories of {place}: " + ("no answer within the time for it" if partial else walked.detail)
+            untold[place, why] = [rule for rule in rules if rule.name == "filesystem-full"]
     unique = {finding.key: finding for finding in reversed(findings)}
     gaps = () if scene.unreached is not None else tuple(
         Untold("; ".join(rule.asks for rule in rules_without), why, tuple(rule.name for rule in rules_without))

@@ -35,7 +35,7 @@ from runbooks_lib.hosts.opening import open_host
 
 SAMPLE_SECONDS = 2.5
 DEADLINE_SECONDS = 45.0  # a question that takes longer is told as not answered
-WALK_SECONDS = 3
+WALK_SECONDS = 5
 _POSTGRES = ("postgres", "postgres-activity")
 _WAITING = ("waiting", "connections", "process-io", "kernel-log")
 _LEFT_BEHIND = ("deleted-files", "journal-use", "boots")

@@ -172,8 +172,13 @@ if wanted directories; then
     missing="${missing}absent directories$nl"
   else
     lower=''
-    command -v nice >/dev/null && lower='nice -n 19'
-    command -v ionice >/dev/null && lower="$lower ionice -c 3"
+    # At the lowest priority a busy host lets it never begin: a walk of seconds is to get somewhere.
+    if [ "$seconds" -le 5 ]; then
+      command -v nice >/dev/null && lower='nice -n 5'
+    else
+      command -v nice >/dev/null && lower='nice -n 19'
+      command -v ionice >/dev/null && lower="$lower ionice -c 3"
+    fi
     zero=''
     du -0 -s /dev/null >/dev/null && zero=0
     mark directories

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from runbooks_lib.diagnosis import telling
 from runbooks_lib.diagnosis.diagnosis import Diagnosis
 from runbooks_lib.diagnosis.finding import Severity
 from runbooks_lib.diagnosis.triage import triage
-from runbooks_lib.reports import disk_page, result, triage_page
+from runbooks_lib.reports import disk_page, processes, result, triage_mends, triage_page
 from runbooks_lib.reports.disk_page import Piece
 
 _NO_HOST = "No host is chosen: set `host` in the cell of parameters, then run all cells."
@@ -28,6 +29,13 @@ class TriageReport:
     def findings(self) -> Piece:
         """What is wrong, ranked, each with its evidence and what mends it."""
         return disk_page.paragraph(_NO_HOST) if self.told is None else triage_page.findings(self.told)
+
+    def mends(self) -> Piece:
+        """The notebooks that mend it; in JupyterLab each as a copy with its parameters filled in."""
+        if self.told is None:
+            return disk_page.paragraph(_NO_HOST)
+        causes = [finding for finding in self.told.findings if not finding.because]
+        return triage_mends.mends(causes, self.told.host, write=processes.RUN_VARIABLE not in os.environ)
 
     def charts(self) -> None:
         """Shows every measure now beside its normal."""

@@ -58,8 +58,9 @@ def _booted(scene: Scene) -> Iterator[Finding]:
 
 
 def _of_ours(scene: Scene, process: Process) -> bool:
-    """Our own reading: short-lived, begun after we came."""
-    return process.started_seconds > scene.uptime_seconds - scene.seconds - 5
+    """Our own reading: begun after we came."""
+    before = (scene.snapshot.time - scene.now).total_seconds() if scene.snapshot else 0.0
+    return process.started_seconds > scene.uptime_seconds - max(0.0, before) - 1
 
 
 def _cpu(scene: Scene) -> Iterator[Finding]:
@@ -72,9 +73,11 @@ def _cpu(scene: Scene) -> Iterator[Finding]:
     load = snapshot.load.value.one if snapshot.load.value else 0.0
     seen = [each for each in (snapshot.processes.value.by_cpu if snapshot.processes.value else ())
             if not _of_ours(scene, each)]  # fmt: skip
-    hogs = sorted((each for each in seen if (each.cpu_ratio or 0) > 0.3), key=lambda each: -(each.cpu_ratio or 0))
-    taken = sum(each.cpu_ratio or 0 for each in hogs)
-    few = taken >= 0.6 * scene.cpus
+    # Who has used most of a CPU ever since it began goes on doing so, even where our own reading now takes its share.
+    shares = {each.pid: max(each.cpu_ratio or 0.0, _life_share(scene, each)) for each in seen}
+    hogs = sorted((each for each in seen if shares[each.pid] > 0.3), key=lambda each: -shares[each.pid])
+    taken = sum(shares[each.pid] for each in hogs)
+    few = taken >= 0.5 * scene.cpus
     if rates.cpu.busy < 0.9 or not (few or (before >= 0.5 and load >= 1.5 * scene.cpus)):
         return
     signs = [Evidence(f"{words.percent(rates.cpu.busy)} of {words.count(scene.cpus, 'CPU')} in use", 0.4)]
@@ -104,7 +107,7 @@ def _cpu(scene: Scene) -> Iterator[Finding]:
 
 def _life_share(scene: Scene, process: Process) -> float:
     age = scene.uptime_seconds - process.started_seconds
-    return process.cpu_seconds / age if age > 5 else 0.0
+    return process.cpu_seconds / age if age > 10 else 0.0
 
 
 def _named(process: Process) -> str:
@@ -177,7 +180,10 @@ def _memory(scene: Scene) -> Iterator[Finding]:
 
 
 def _kernel(scene: Scene) -> Iterator[Finding]:
-    hung = messages(scene, r"blocked for more than|soft lockup|hard lockup|rcu.*stall", _LATELY_SECONDS)
+    hung = messages(scene, r"blocked for more than|hard lockup", _LATELY_SECONDS)
+    # One soft lockup is what a paused or restored virtual machine sees; a machine that is starved has many.
+    soft = messages(scene, r"soft lockup|rcu.*stall", _LATELY_SECONDS)
+    hung += soft if len(soft) >= 3 else []
     if hung:
         yield Finding(
             "kernel-hung",

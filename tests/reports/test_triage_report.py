@@ -1,0 +1,76 @@
+"""The triage as cells: with no host, with a finding, and hostile words in it."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from runbooks_lib import config as inventory
+from runbooks_lib.diagnosis.diagnosis import Diagnosis, diagnose
+from runbooks_lib.diagnosis.finding import Evidence, Finding, Mend, Severity
+from runbooks_lib.diagnosis.triage import read_scene
+from runbooks_lib.reports import triage_mends, triage_page
+from runbooks_lib.reports.triage_chart import draw
+from runbooks_lib.reports.triage_report import TriageReport, prepare
+
+NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
+RELIEVE = Mend("incident/relieve-disk-pressure.ipynb", {"host": "a", "mountpoint": "/srv/'x\""}, "gives room")
+
+
+@pytest.fixture(scope="module")
+def looked(tmp_path_factory: pytest.TempPathFactory) -> Diagnosis:
+    file = tmp_path_factory.mktemp("here") / "runbooks.toml"
+    file.write_text("[hosts.here]\nlocal = true\n")
+    config = inventory.load(file)
+    return diagnose(read_scene(config, config.hosts["here"], now=datetime.now(UTC)))
+
+
+def test_without_a_host_each_cell_says_that_none_is_chosen() -> None:
+    report = prepare(host="")
+    for cell in (report.findings, report.measures, report.mends, report.not_told):
+        assert "No host is chosen" in cell().text
+
+
+def test_the_hosts_words_are_escaped_and_a_cause_stands_with_what_it_explains(looked: Diagnosis) -> None:
+    cause = Finding(
+        "disk-full", Severity.RED, "<script>alert(1)</script> is full", (Evidence("<b>much</b> is used", 0.9),), "look",
+        "do", subject="/srv", mend=RELIEVE,
+    )  # fmt: skip
+    symptom = replace(cause, rule="service-down", cause="the service waits", because=cause.key, mend=None, symptom=True)
+    page = triage_page.findings(replace(looked, findings=(cause, symptom)))
+    assert "<script>" not in page.html
+    assert "<b>much" not in page.html
+    assert "Explains: the service waits" in page.html
+    assert "relieve-disk-pressure.ipynb" in page.html
+
+
+def test_every_measure_has_its_chart_and_says_when_there_is_no_baseline(looked: Diagnosis) -> None:
+    chart = draw(looked.scene.deviations, looked.scene.baseline, now=looked.time)
+    assert chart.png.startswith(b"\x89PNG")
+    assert chart.alt.count("no baseline") == len(looked.scene.deviations)
+    table = TriageReport(looked).measures()
+    assert "No baseline" in table.text
+
+
+def test_the_notebook_that_mends_is_copied_with_its_parameters_in(tmp_path: Path) -> None:
+    (tmp_path / "incident").mkdir()
+    shutil.copy(NOTEBOOKS / RELIEVE.notebook, tmp_path / "incident")
+    copy = triage_mends.fill(RELIEVE, "a/b c", notebooks=tmp_path)
+    assert copy.parent == tmp_path / "filled-in"
+    assert copy.name == "a_b_c-relieve-disk-pressure.ipynb"
+    cells = nbformat.read(copy, as_version=4).cells
+    injected = next(cell for cell in cells if "injected-parameters" in cell.metadata.get("tags", []))
+    values: dict[str, str] = {}
+    exec(injected.source, values)  # noqa: S102 - what a kernel would do with it
+    assert (values["host"], values["mountpoint"]) == ("a", "/srv/'x\"")
+
+
+def test_one_notebook_for_two_findings_is_named_once() -> None:
+    one = Finding("x", Severity.RED, "x", (), "", "", mend=RELIEVE)
+    piece = triage_mends.mends((one, replace(one, rule="y")), "a", write=False)
+    assert piece.text.count("notebooks/incident/relieve-disk-pressure.ipynb with") == 1
