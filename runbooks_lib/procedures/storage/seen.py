@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -191,7 +192,7 @@ def parse(stdout: bytes, nonce: str, servers: Sequence[str] = ()) -> Survey:
         logs=tuple(
             Log(text_of(bytes.fromhex(name)), int(blocks) * 512, int(size), of == "database")
             for blocks, size, of, name in rows("logs", 4)
-            if blocks.isdigit() and size.isdigit()
+            if blocks.isdigit() and size.isdigit() and _HEX.match(name)
         ),
         files=tuple(
             int(blocks) * 512 if on == device and blocks.isdigit() else None for on, blocks in rows("files", 2)
@@ -202,6 +203,9 @@ def parse(stdout: bytes, nonce: str, servers: Sequence[str] = ()) -> Survey:
             if (settings := _settings(sections.get(f"server {number}", ""))) is not None
         },
     )
+
+
+_HEX = re.compile(r"([0-9a-f]{2})+\Z")
 
 
 def _number(text: str | None) -> int | None:
