@@ -16,8 +16,8 @@ GIB = 2**30
 MIB = 2**20
 EXTENT = 4 * MIB
 TOOLS = frozenset(
-    ("lvextend", "pvcreate", "resize2fs", "xfs_growfs", "btrfs", "tune2fs", "sfdisk", "partx", "fallocate", "gzip")
-    + ("journalctl", "apt-get", "systemctl", "psql")
+    {"lvextend", "pvcreate", "resize2fs", "xfs_growfs", "btrfs", "tune2fs", "sfdisk", "partx", "fallocate", "gzip"}
+    | {"journalctl", "apt-get", "systemctl", "psql"}
 )
 NOTHING_DELETED: Fact[DeletedFiles] = available(DeletedFiles((), complete=True))
 NO_SERVER: Fact[tuple[PostgresDetails, ...]] = absent("no PostgreSQL server runs here")
