@@ -16,11 +16,18 @@ from runbooks_lib.errors import ExitCode
 @click.argument("mountpoint")
 @click.option("--days", type=click.IntRange(1, 1825), default=30, show_default=True, help="How long it shall hold.")
 @click.option("--add-gib", type=click.FloatRange(min=0), default=0.0, help="So much, and not what the forecast says.")
+@click.option("--file", "files", multiple=True, metavar="PATH", help="A file that could be moved away; again for more.")
 @click.option("--json", "as_json", is_flag=True, help="The ways as JSON.")
 @config_option
 def relieve(
-    name: str, mountpoint: str, days: int, add_gib: float, as_json: bool, config_path: Path | None
-) -> None:  # fmt: skip
+    name: str,
+    mountpoint: str,
+    days: int,
+    add_gib: float,
+    files: tuple[str, ...],
+    as_json: bool,
+    config_path: Path | None,
+) -> None:
     """List the safe ways to more space for a mount point, each measured on the host.
 
     Changes nothing. The safest and quickest come first. How much is wanted is computed from the host's past. Exit code
@@ -34,7 +41,7 @@ def relieve(
     host = open_host(entry, loaded)
     try:
         found = relief.find(
-            host, mountpoint, config=loaded, entry=entry, days=days, add_bytes=int(add_gib * 2**30)
+            host, mountpoint, config=loaded, entry=entry, days=days, add_bytes=int(add_gib * 2**30), files=files
         )  # fmt: skip
     finally:
         host.close()

@@ -86,7 +86,7 @@ def _another(known: Known) -> str:
 
 def _set(known: Known, value: str | None) -> list[Command]:
     change = "alter system reset archive_command" if value is None else "alter system set archive_command = :'command'"
-    text = server.on_server(known) + (
+    text = server.to_server(known) + (
         f'echo "{change}" | sql -v command={word(value or "")} && sql -c "select pg_reload_conf()" >/dev/null\n'
     )
     return [Command(text, "archive_command in postgresql.auto.conf", root=True)]

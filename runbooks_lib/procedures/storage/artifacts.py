@@ -27,14 +27,14 @@ def ways(seen: Seen, want_bytes: int, files: Sequence[str] = ()) -> Iterator[Way
     missing = [name for name, size in zip(files, seen.survey.files, strict=False) if size is None]
     refused = ""
     if not files:
-        refused = "name them one by one in the list `files`; a directory or a pattern is not taken"
+        refused = "name them one by one (`files` in the notebook, --file); a directory or a pattern is not taken"
     elif missing:
         refused = f"{missing[0]} is not a file on {seen.mountpoint}"
     elif room < sum(sizes):
         refused = f"no other filesystem of this host has room for them ({amount(max(room, 0))} at most)"
     yield Way(
         "move-files",
-        f"Move {len(files)} named files to {store or 'another filesystem'}",
+        f"Move {len(files)} named file{'' if len(files) == 1 else 's'} to {store or 'another filesystem'}",
         Safety.KEEPS,
         gain_bytes=sum(sizes) if files else None,
         measured="the files' own blocks",

@@ -12,7 +12,7 @@ from runbooks_lib.capacity.sentences import amount
 from runbooks_lib.parameters import Parameter
 from runbooks_lib.procedures.storage import partition
 from runbooks_lib.procedures.storage.seen import Seen
-from runbooks_lib.procedures.storage.shell import absolute, on_mount
+from runbooks_lib.procedures.storage.shell import TOOLS, absolute, on_mount
 from runbooks_lib.procedures.storage.way import Safety, Way
 from runbooks_lib.runbook.quoting import text_of, word
 from runbooks_lib.runbook.step import Check, Command, Known, NoUndo, Read, Runbook, Step
@@ -88,7 +88,7 @@ def grow(known: Known) -> list[Command]:
         "xfs_growfs": f"xfs_growfs -d {mountpoint}",
         "btrfs": f"btrfs filesystem resize max {mountpoint}",
     }[GROWERS[kind["type"]]]
-    return [Command(f"PATH=$PATH:/usr/sbin:/sbin\n{text} </dev/null", f"the filesystem on {kind['source']}", root=True)]
+    return [Command(f"{TOOLS}{text} </dev/null", f"the filesystem on {kind['source']}", root=True)]
 
 
 def _grown(known: Known) -> str:

@@ -68,13 +68,13 @@ def is_utf8(path: str) -> bool:
 
 
 def _place(known: Known) -> str:
-    """Sets `f`, `n`, `store` and `a`: log, length, where the copy goes. `same`: the copy holds what the log holds."""
+    """Sets `f`, `n`, `store` and `a`: log, length, where the copy goes. `same`: the copy holds what the log holds;
+    `blank`: the log's beginning is zeros; `whole`: the copy has its length; `is_it`: the log is the same file."""
     file, length = str(known.parameters["file"]), int(known.parameters["length"])
     store = str(known.parameters["store"])
     copy = f"{store}/{posixpath.basename(file)}.{known.before['log']['inode']}.{length}.gz"
     return (
-        on_mount(known)
-        + f"f={word(file)} n={length} store={word(store)} a={word(copy)}\n"
+        f"f={word(file)} n={length} store={word(store)} a={word(copy)}\n"
         + """same() { gzip -dc <"$1" | { exec 3<&0; head -c "$n" -- "$f" | cmp -s - /dev/fd/3; }; }
 blank() { [ "$(head -c "$n" -- "$f" | tr -d '\\000' | head -c 1 | wc -c)" -eq 0 ]; }
 whole() { [ -s "$a" ] && [ "$(gzip -dc <"$a" 2>/dev/null | wc -c)" -eq "$n" ]; }
@@ -95,7 +95,8 @@ _READ = Read("log", lambda known: f"stat -c '%d %i' -- {word(known.parameters['f
 
 def _is_log(known: Known) -> str:
     return (
-        _place(known)
+        on_mount(known)
+        + _place(known)
         + same_filesystem('"$f"')
         + """is_it || no "$f is not a plain file, or is another one by now"
 [ "$(stat -c %h -- "$f")" = 1 ] || no "$f has a second name"

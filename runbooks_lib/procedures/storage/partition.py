@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from runbooks_lib.procedures.storage.shell import on_mount
+from runbooks_lib.procedures.storage.shell import TOOLS, mount_words, on_mount, only
 from runbooks_lib.runbook.quoting import text_of, word
 from runbooks_lib.runbook.step import Check, Command, Known, Read, Step, Undo
 
@@ -70,7 +70,8 @@ def step(part: Callable[[Known], str], own: Callable[[Known], str]) -> Step:
             return []
         (command,) = _resized(known, str(was["bytes"] // was["unit"]))
         guard = (
-            on_mount(known)
+            only("source_of", "type_of", "fs_bytes")
+            + mount_words(known)
             + f"own=$({own(known)}) || {{ echo 'how much of it is used cannot be told' >&2; exit 1; }}\n"
             + f'[ "$own" -le {was["bytes"]} ] || {{ echo "the new space is used already ($own bytes)" >&2; exit 1; }}\n'
         )
@@ -105,8 +106,7 @@ def _resized(known: Known, size: str) -> list[Command]:
         return []
     disk, number = word(was["disk"]), was["number"]
     # The kernel is told of this one partition: to read the table anew it would want the whole disk unused.
-    text = f"""PATH=$PATH:/usr/sbin:/sbin
-echo ', {size}' | sfdisk -q --no-reread --no-tell-kernel --force -N {number} {disk} || exit 1
+    text = f"""{TOOLS}echo ', {size}' | sfdisk -q --no-reread --no-tell-kernel --force -N {number} {disk} || exit 1
 partx --update --nr {number} {disk}
 """
     return [Command(text, f"partition {number} of {was['disk']}", root=True)]

@@ -114,11 +114,18 @@ class Found:
 
 
 def find(
-    host: Host, mountpoint: str, *, config: Config, entry: HostEntry, days: int, add_bytes: int = 0
+    host: Host,
+    mountpoint: str,
+    *,
+    config: Config,
+    entry: HostEntry,
+    days: int,
+    add_bytes: int = 0,
+    files: Sequence[str] = (),
 ) -> Found:  # fmt: skip
-    """Look at a host and say every way. `add_bytes` asks for so much; 0: what the forecast says for `days`. Raises as
-    `survey.look` does."""
-    seen = survey.look(host, mountpoint)
+    """Look at a host and say every way. `add_bytes` asks for so much; 0: what the forecast says for `days`. `files`:
+    those that a person would move away. Raises as `survey.look` does."""
+    seen = survey.look(host, mountpoint, files)
     history = open_history(config.history)
     try:
         told = buys.expected(
@@ -127,7 +134,7 @@ def find(
     finally:
         history.close()
     wanted, why = (add_bytes, "as you asked") if add_bytes else told.wanted(days)
-    return Found(seen, told, survey.ways(seen, wanted), wanted, why, days)
+    return Found(seen, told, survey.ways(seen, wanted, files), wanted, why, days)
 
 
 class Relief:
@@ -225,6 +232,7 @@ def open_relief(
     way: str = "",
     days: int = 30,
     add_gib: float = 0.0,
+    files: Sequence[str] = (),
     approve: str = "",
     config: str = "",
     operator: Operator | None = None,
@@ -247,7 +255,7 @@ def open_relief(
         on_begin=evidence.begin,
         on_end=evidence.gather,
     )
-    found = find(opened, mountpoint, config=loaded, entry=entry, days=days, add_bytes=int(add_gib * 2**30))
+    found = find(opened, mountpoint, config=loaded, entry=entry, days=days, add_bytes=int(add_gib * 2**30), files=files)
     left = unfinished(options.runs, entry.name, mountpoint)
     words = ""
     if left is not None:
@@ -317,7 +325,12 @@ def as_data(found: Found) -> dict[str, Any]:
 
 
 def _given(way: Way) -> str:
-    return " ".join(f"-p {word(f'{name}={value}')}" for name, value in way.parameters.items() if value != "")
+    given = [(name, each) for name, value in way.parameters.items() for each in (value if _many(value) else [value])]
+    return " ".join(f"-p {word(f'{name}={value}')}" for name, value in given if value != "")
+
+
+def _many(value: object) -> bool:
+    return isinstance(value, list)
 
 
 def _use(usage: Usage) -> str:

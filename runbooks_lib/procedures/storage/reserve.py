@@ -8,9 +8,9 @@ from typing import Any
 from runbooks_lib.parameters import Parameter
 from runbooks_lib.procedures.storage import filesystem
 from runbooks_lib.procedures.storage.seen import Seen
-from runbooks_lib.procedures.storage.shell import on_mount
+from runbooks_lib.procedures.storage.shell import TOOLS, on_mount
 from runbooks_lib.procedures.storage.way import Safety, Way
-from runbooks_lib.runbook.quoting import text_of
+from runbooks_lib.runbook.quoting import text_of, word
 from runbooks_lib.runbook.step import Check, Command, Known, Read, Runbook, Step, Undo
 
 KEEP_PERCENT = 1
@@ -49,10 +49,10 @@ def _system(mountpoint: str) -> str:
     return ""
 
 
-def _blocks(answer: bytes) -> dict[str, int]:
-    """Reserved and all blocks. Raises ValueError."""
-    reserved, blocks = text_of(answer).split()
-    return {"reserved": int(reserved), "blocks": int(blocks)}
+def _blocks(answer: bytes) -> dict[str, Any]:
+    """Reserved and all blocks, and the device. Raises ValueError."""
+    reserved, blocks, source = text_of(answer).split()
+    return {"reserved": int(reserved), "blocks": int(blocks), "source": source}
 
 
 _COUNT = """said=$(dumpe2fs -h "$source" 2>/dev/null | awk -F': *' '
@@ -64,7 +64,7 @@ def _keep(known: Known) -> int:
 
 
 def _set(known: Known, blocks: int) -> list[Command]:
-    text = on_mount(known) + f'case $type in ext*) ;; *) exit 1;; esac\ntune2fs -r {blocks} "$source" </dev/null\n'
+    text = f"{TOOLS}tune2fs -r {blocks} {word(known.before['blocks']['source'])} </dev/null\n"
     return [Command(text, f"the superblock of {known.parameters['mountpoint']}", root=True)]
 
 
@@ -96,7 +96,7 @@ LOWER = Step(
     name="reserve",
     title="Lower the reserve",
     why="On a pure data volume nobody needs five per cent for root. No lasting cure: a nearly full ext4 fragments.",
-    reads=(Read("blocks", lambda known: f'{on_mount(known)}{_COUNT} && echo "$said"\n', _blocks, root=True),),
+    reads=(Read("blocks", lambda known: f'{on_mount(known)}{_COUNT} && echo "$said $source"\n', _blocks, root=True),),
     prechecks=(
         Check("it is a pure data volume", _pure, root=True),
         Check("it is writable and sound", filesystem.sound, root=True),

@@ -12,7 +12,7 @@ from runbooks_lib.facts.postgres import PostgresDetails
 from runbooks_lib.parameters import Parameter
 from runbooks_lib.procedures.storage import filesystem
 from runbooks_lib.procedures.storage.seen import Seen
-from runbooks_lib.procedures.storage.shell import absolute, on_mount
+from runbooks_lib.procedures.storage.shell import absolute, on_mount, only
 from runbooks_lib.runbook.quoting import word
 from runbooks_lib.runbook.step import Check, Command, Known, NoUndo, Step
 
@@ -42,10 +42,18 @@ def kept_otherwise(server: PostgresDetails, settings: Mapping[str, Any], *, but:
 
 def on_server(known: Known) -> str:
     """Functions, mount and `sql`, psql to the runbook's server. Ends with status 3 when the server is not there."""
+    return on_mount(known) + _server(known)
+
+
+def to_server(known: Known) -> str:
+    """`sql` alone, for what changes something."""
+    return only("server", "sql") + _server(known)
+
+
+def _server(known: Known) -> str:
     return (
-        on_mount(known)
-        + f"data={word(known.parameters['data_directory'])}\n"
-        + 'server "$data" || { echo "no server runs on $data" >&2; exit 3; }\n'
+        f"data={word(known.parameters['data_directory'])}\n"
+        'server "$data" || { echo "no server runs on $data" >&2; exit 3; }\n'
     )
 
 
@@ -71,7 +79,7 @@ def _removed(known: Known) -> str:
 
 
 def _release(known: Known) -> list[Command]:
-    text = on_server(known) + (
+    text = to_server(known) + (
         "for try in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do\n"
         f"  sql -c checkpoint || exit 1\n  {_KEPT}"
         f'  [ "$kept" -gt {_STILL_KEPT} ] || exit 0\n  sleep 3\ndone\n'

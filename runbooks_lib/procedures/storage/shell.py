@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+import re
 from importlib.resources import files
 
 from runbooks_lib.runbook.quoting import word
 from runbooks_lib.runbook.step import Known
 
 LOOK = files(__package__).joinpath("look.sh").read_text(encoding="utf-8")
+_FUNCTION = re.compile(r"^([a-z_]+)\(\) \{.*?(?:^\}| \})$", re.MULTILINE | re.DOTALL)
+_FUNCTIONS = {match[1]: match[0] for match in _FUNCTION.finditer(LOOK)}
+TOOLS = "PATH=$PATH:/usr/sbin:/sbin LVM_SUPPRESS_FD_WARNINGS=1; export PATH LVM_SUPPRESS_FD_WARNINGS\n"
+
+
+def only(*names: str) -> str:
+    """These functions of `look.sh` and no more: what changes a host is read by a person first."""
+    return TOOLS + "".join(f"{_FUNCTIONS[name]}\n" for name in names)
 
 
 def on_mount(known: Known) -> str:
     """`look.sh`, and `m`, `type` and `source` of the runbook's mount point. Ends with status 3 when nothing is mounted
     there: for a check that means "cannot tell"."""
+    return LOOK + mount_words(known)
+
+
+def mount_words(known: Known) -> str:
+    """What `on_mount` sets, for who has `type_of` and `source_of` already."""
     return (
-        f"{LOOK}m={word(known.parameters['mountpoint'])}\n"
+        f"m={word(known.parameters['mountpoint'])}\n"
         'type=$(type_of "$m") && source=$(source_of "$m") || { echo "nothing is mounted at $m" >&2; exit 3; }\n'
     )
 

@@ -46,8 +46,12 @@ def ways(seen: Seen, want_bytes: int) -> Iterator[Way]:  # noqa: ARG001 - what a
             )
 
 
+def _name(known: Known) -> str:
+    return f"slot={word(known.parameters['slot'])}\n"
+
+
 def _slot(known: Known) -> str:
-    return server.on_server(known) + f"slot={word(known.parameters['slot'])}\n"
+    return server.on_server(known) + _name(known)
 
 
 _LOOK = 'echo "select active, temporary from pg_replication_slots where slot_name = :\'slot\'" | sql -v slot="$slot"'
@@ -76,7 +80,13 @@ _DROP = """echo "select pg_drop_replication_slot(slot_name) from pg_replication_
 
 
 def _drop(known: Known) -> list[Command]:
-    return [Command(_slot(known) + _DROP, f"the replication slot {known.parameters['slot']}", root=True)]
+    return [
+        Command(
+            server.to_server(known) + _name(known) + _DROP,
+            f"the replication slot {known.parameters['slot']}",
+            root=True,
+        )
+    ]
 
 
 DROP = Step(

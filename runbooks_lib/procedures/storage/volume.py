@@ -13,7 +13,7 @@ from runbooks_lib.facts.lvm import LogicalVolume, VolumeGroup
 from runbooks_lib.parameters import Parameter
 from runbooks_lib.procedures.storage import filesystem, partition
 from runbooks_lib.procedures.storage.seen import Seen
-from runbooks_lib.procedures.storage.shell import on_mount
+from runbooks_lib.procedures.storage.shell import TOOLS, mount_words, on_mount, only
 from runbooks_lib.procedures.storage.way import Safety, Way
 from runbooks_lib.runbook.quoting import word
 from runbooks_lib.runbook.step import Check, Command, Known, Read, Runbook, Step, Undo
@@ -115,8 +115,7 @@ def _blocked(seen: Seen, volume: LogicalVolume, group: VolumeGroup) -> str:
 # -- what the steps read -----------------------------------------------------------------------------------------------
 
 # LVM keeps a copy of its metadata below /etc/lvm, and does nothing when there is no room for it: then without.
-_LVM = """PATH=$PATH:/usr/sbin:/sbin LVM_SUPPRESS_FD_WARNINGS=1; export PATH LVM_SUPPRESS_FD_WARNINGS
-lvm_do() { "$@" </dev/null || "$@" -A n </dev/null; }
+_LVM = """lvm_do() { "$@" </dev/null || "$@" -A n </dev/null; }
 """
 _GROUP_OF = """group=$(pvs --noheadings -o vg_name "$d" 2>/dev/null) && volume=yes || volume=no
 group=$(echo $group)
@@ -252,7 +251,7 @@ def _add(known: Known) -> list[Command]:
     if not device:
         return []
     # Nobody answers pvcreate's question about a signature that has come meanwhile: then it does nothing.
-    text = f"""{_LVM}d={word(device)}
+    text = f"""{TOOLS}{_LVM}d={word(device)}
 pvs "$d" >/dev/null 2>&1 || pvcreate -q "$d" </dev/null || exit 1
 {_GROUP_OF}mine={word(group)}
 if [ "$group" = "$mine" ]; then lvm_do pvresize -q "$d"; else lvm_do vgextend -q "$mine" "$d"; fi
@@ -266,9 +265,9 @@ def _take_out(known: Known) -> list[Command]:
         return []
     was = known.before["device"]
     if was["group"] == group:
-        text = f"{_LVM}lvm_do pvresize -q -y --setphysicalvolumesize {was['bytes']}b {word(device)}\n"
+        text = f"{TOOLS}{_LVM}lvm_do pvresize -q -y --setphysicalvolumesize {was['bytes']}b {word(device)}\n"
         return [Command(text, f"the physical volume {device}", root=True)]
-    text = f"""{_LVM}d={word(device)}
+    text = f"""{TOOLS}{_LVM}d={word(device)}
 {_GROUP_OF}[ "$group" != {word(group)} ] || lvm_do vgreduce -q {word(group)} "$d" || exit 1
 """
     if not was["volume"]:
@@ -344,7 +343,8 @@ yes "it needs $need of the group's $free free extents, and LVM's own test says t
 
 def _extend(known: Known) -> list[Command]:
     text = (
-        _LVM
+        TOOLS
+        + _LVM
         + _extents(known, "exit 1")
         + f"[ $have -ge {_wanted_extents(known)} ] || "
         + f"lvm_do lvextend -q -l {_wanted_extents(known)} {word(_full_name(known))}\n"
@@ -366,7 +366,8 @@ def _reduce(known: Known) -> list[Command]:
     """Back to the old size, as long as the filesystem has not been grown into the new one."""
     old = known.before["volume"]["extents"]
     text = (
-        on_mount(known)
+        only("source_of", "type_of", "fs_bytes")
+        + mount_words(known)
         + _LVM
         + _extents(known, "exit 1")
         + f"""[ $have -gt {old} ] || exit 0

@@ -11,9 +11,20 @@ from runbooks_lib.procedures.storage.way import Way
 from runbooks_lib.runbook.plan import Verdict
 from runbooks_lib.runbook.resume import open_run
 from runbooks_lib.runbook.run import Options, Refused, Run
-from runbooks_lib.training.lab.load import Load
 from runbooks_lib.training.lab.machine import Machine
-from tests.procedures.storage.work import GIB, aim_at, available, done, fill, plan_of, spare_disk, undone, ways_by_name
+from tests.procedures.storage.work import (
+    GIB,
+    PATIENCE,
+    aim_at,
+    available,
+    done,
+    fill,
+    oracle,
+    plan_of,
+    spare_disk,
+    undone,
+    ways_by_name,
+)
 
 pytestmark = [pytest.mark.lab, pytest.mark.vm, pytest.mark.timeout(1200)]
 
@@ -36,10 +47,10 @@ def test_free_extents_are_measured_offered_and_used_under_load(
     way = ways_by_name(host, DATABASE)["extend-volume"]
     assert way.offered
     before = available(machine)
-    with Load([machine.address("postgres")]) as load:
-        load.wait_acknowledged(10)
+    with oracle(machine) as load:
+        load.wait_acknowledged(5, seconds=PATIENCE)
         done(host, way.runbook, way.parameters, options)
-        load.wait_acknowledged(10)
+        load.wait_acknowledged(5, seconds=PATIENCE)
     assert load.verify().ok
     assert_gained(way, available(machine) - before)
     with pytest.raises(Refused, match="not made smaller while it is used"):
@@ -55,8 +66,8 @@ def test_a_disk_that_is_full_to_the_last_block_is_extended_and_the_database_gets
     way = ways_by_name(host, DATABASE, GIB // 2)["extend-volume"]
     done(host, way.runbook, way.parameters, options)
     machine.sh("systemctl reset-failed postgresql@15-main; systemctl start postgresql@15-main", check=False)
-    with Load([machine.address("postgres")]) as load:
-        load.wait_acknowledged(10, seconds=60)
+    with oracle(machine) as load:
+        load.wait_acknowledged(5, seconds=PATIENCE)
     assert load.verify().ok
 
 
@@ -80,13 +91,13 @@ def test_until_the_filesystem_is_grown_the_volume_and_the_disk_are_given_back(
     assert [step.verdict for step in plan.steps] == [Verdict.ALREADY_SO, *[Verdict.WOULD_RUN] * 3]
     run = open_run(aim, replace(options, approve=plan.digest), plan)
     assert isinstance(run, Run)
-    with Load([machine.address("postgres")]) as load:
+    with oracle(machine) as load:
         for name in ("partition", "add", "extend"):
             run.do(aim.runbook.step(name))
         assert volume_bytes(machine) > before
         run.close()
         undone(host, way.runbook, way.parameters, options)
-        load.wait_acknowledged(10)
+        load.wait_acknowledged(5, seconds=PATIENCE)
     assert load.verify().ok
     assert volume_bytes(machine) == before
     assert machine.sh(f"pvs {device} 2>&1; blkid -p {device}; echo $?", check=False).strip().endswith("2")
@@ -96,9 +107,9 @@ def test_a_new_disk_joins_under_load(machine: Machine, host: SshHost, options: O
     device = spare_disk(machine)
     way = ways_by_name(host, DATABASE, 3 * GIB)[f"add-disk:{device}"]
     before = available(machine)
-    with Load([machine.address("postgres")]) as load:
+    with oracle(machine) as load:
         done(host, way.runbook, way.parameters, options)
-        load.wait_acknowledged(10)
+        load.wait_acknowledged(5, seconds=PATIENCE)
     assert load.verify().ok
     assert_gained(way, available(machine) - before)
 

@@ -8,9 +8,8 @@ from runbooks_lib.hosts.ssh import SshHost
 from runbooks_lib.runbook.run import Options, Refused
 from runbooks_lib.training.lab import faults
 from runbooks_lib.training.lab.faults.sql import psql
-from runbooks_lib.training.lab.load import Load
 from runbooks_lib.training.lab.machine import Machine
-from tests.procedures.storage.work import available, done, fill, plan_of, undone, ways_by_name
+from tests.procedures.storage.work import PATIENCE, available, done, fill, oracle, plan_of, undone, ways_by_name
 
 pytestmark = [pytest.mark.lab, pytest.mark.vm, pytest.mark.timeout(1200)]
 
@@ -30,10 +29,10 @@ def test_an_inactive_slot_is_dropped_and_postgresql_itself_removes_the_wal(
     before, wal = available(machine), wal_bytes(machine)
     way = ways_by_name(host, DATABASE)["drop-slot:standby_02"]
     assert way.offered, way
-    with Load([machine.address("postgres")]) as load:
-        load.wait_acknowledged(5)
+    with oracle(machine) as load:
+        load.wait_acknowledged(5, seconds=PATIENCE)
         done(host, way.runbook, way.parameters, options)
-        load.wait_acknowledged(10)
+        load.wait_acknowledged(5, seconds=PATIENCE)
     assert load.verify().ok
     assert way.gain_bytes is not None
     assert available(machine) - before >= 0.9 * way.gain_bytes > 100 * MIB
@@ -63,10 +62,10 @@ def test_a_failing_archiver_is_mended_and_the_old_command_comes_back_with_undo(
     before, wal = available(machine), wal_bytes(machine)
     way = ways_by_name(host, DATABASE)[f"mend-archiver:{DATA}"]
     assert way.offered, way
-    with Load([machine.address("postgres")]) as load:
-        load.wait_acknowledged(5)
+    with oracle(machine) as load:
+        load.wait_acknowledged(5, seconds=PATIENCE)
         done(host, way.runbook, way.parameters, options)
-        load.wait_acknowledged(10)
+        load.wait_acknowledged(5, seconds=PATIENCE)
     assert load.verify().ok
     assert way.gain_bytes is not None
     assert available(machine) - before >= 0.9 * way.gain_bytes > 100 * MIB
@@ -135,9 +134,9 @@ def test_a_log_that_runs_away_is_archived_while_it_is_written_and_comes_back(
     before = available(machine)
     way = ways_by_name(host, DATABASE)[f"archive-log:{log}"]
     assert way.offered, way
-    with Load([machine.address("postgres")]) as load:
+    with oracle(machine) as load:
         done(host, way.runbook, way.parameters, options)
-        load.wait_acknowledged(10)
+        load.wait_acknowledged(5, seconds=PATIENCE)
     assert load.verify().ok
     assert way.gain_bytes is not None
     assert available(machine) - before >= way.gain_bytes - 2 * MIB
@@ -150,12 +149,12 @@ def test_the_reserve_of_the_databases_volume_is_lowered_and_raised_again(
 ) -> None:
     before = available(machine)
     way = ways_by_name(host, DATABASE)["lower-reserve"]
-    with Load([machine.address("postgres")]) as load:
+    with oracle(machine) as load:
         done(host, way.runbook, way.parameters, options)
         assert way.gain_bytes is not None
         assert available(machine) - before == pytest.approx(way.gain_bytes, rel=0.05)
         undone(host, way.runbook, way.parameters, options)
-        load.wait_acknowledged(10)
+        load.wait_acknowledged(5, seconds=PATIENCE)
     assert load.verify().ok
 
 
@@ -202,9 +201,9 @@ def test_a_partition_that_is_a_physical_volume_grows_and_is_given_back_until_it_
     before = available(machine)
     way = ways_by_name(host, DATABASE, 4 * 2**30)[f"grow-volume:{disk}1"]
     assert way.offered, way
-    with Load([machine.address("postgres")]) as load:
+    with oracle(machine) as load:
         done(host, way.runbook, way.parameters, options)
-        load.wait_acknowledged(10)
+        load.wait_acknowledged(5, seconds=PATIENCE)
     assert load.verify().ok
     assert way.gain_bytes is not None
     assert available(machine) - before >= 0.99 * way.gain_bytes

@@ -16,10 +16,12 @@ from runbooks_lib.runbook.plan import Plan
 from runbooks_lib.runbook.resume import carry_out, open_run, resume
 from runbooks_lib.runbook.run import Options, Run, Target, target
 from runbooks_lib.runbook.undo import undo, undo_digest
+from runbooks_lib.training.lab.load import Load
 from runbooks_lib.training.lab.machine import Machine
 from tests.runbook.operators import Scripted
 
 GIB = 2**30
+PATIENCE = 180.0  # seconds for a few commits
 
 
 def quiet_options(directory: Path) -> Options:
@@ -78,3 +80,8 @@ done
 cat /dev/zero >filler-last 2>/dev/null; cat /dev/zero >>filler-last 2>/dev/null; :""",
         deadline_seconds=180,
     )
+
+
+def oracle(machine: Machine) -> Load:
+    """Clients that write all the time, with patience: a practice machine under emulation shares its CPUs."""
+    return Load([machine.address("postgres")], clients=2, commits_per_second=10, timeout_seconds=30)
