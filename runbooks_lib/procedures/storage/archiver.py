@@ -11,9 +11,10 @@ from runbooks_lib.capacity.sentences import amount
 from runbooks_lib.parameters import Parameter
 from runbooks_lib.procedures.storage import filesystem, server
 from runbooks_lib.procedures.storage.seen import Seen
+from runbooks_lib.procedures.storage.shell import PATIENT_SECONDS, patient
 from runbooks_lib.procedures.storage.way import Safety, Way
 from runbooks_lib.runbook.quoting import word
-from runbooks_lib.runbook.step import Check, Command, Known, Read, Runbook, Step, Undo
+from runbooks_lib.runbook.step import Command, Known, Read, Runbook, Step, Undo
 
 
 def ways(seen: Seen, want_bytes: int) -> Iterator[Way]:  # noqa: ARG001 - what waits is what waits
@@ -54,7 +55,13 @@ def _settings(answer: bytes) -> dict[str, str | None]:
     return {name: said[name] for name in ("command", "written", "altered")}
 
 
-_READ = Read("settings", lambda known: server.on_server(known) + 'settings_of "$data"\n', _settings, root=True)
+_READ = Read(
+    "settings",
+    lambda known: server.on_server(known) + 'settings_of "$data"\n',
+    _settings,
+    root=True,
+    deadline_seconds=PATIENT_SECONDS,
+)
 
 
 def _wanted(known: Known) -> str:
@@ -110,16 +117,16 @@ MEND = Step(
     title="Set an archive command that works",
     why="Every segment is kept until it is archived: the archive is the cause, the files are only what one sees.",
     reads=(_READ,),
-    prechecks=(Check("it is another command than the one that fails", _another, root=True),),
+    prechecks=(patient("it is another command than the one that fails", _another),),
     commands=lambda known: _set(known, str(known.parameters["archive_command"]) or None),
-    verify=Check("archiving works", _works, root=True),
+    verify=patient("archiving works", _works),
     undo=Undo(
         lambda known: _set(known, known.before["settings"]["altered"]),
-        Check("the setting is as before", _as_before, root=True),
+        patient("the setting is as before", _as_before),
         takes="a second",
     ),
     verify_seconds=120,
-    deadline_seconds=60,
+    deadline_seconds=180,
 )
 
 

@@ -11,7 +11,7 @@ from runbooks_lib.capacity.sentences import amount
 from runbooks_lib.parameters import Parameter
 from runbooks_lib.procedures.storage import filesystem
 from runbooks_lib.procedures.storage.seen import Seen
-from runbooks_lib.procedures.storage.shell import absolute, on_mount, store_check
+from runbooks_lib.procedures.storage.shell import PATIENT_SECONDS, absolute, on_mount, patient, store_check
 from runbooks_lib.procedures.storage.way import Safety, Way
 from runbooks_lib.runbook.quoting import bytes_of, text_of, word, words
 from runbooks_lib.runbook.step import Check, Command, Known, Read, Runbook, Step, Undo
@@ -65,7 +65,7 @@ def _files(answer: bytes) -> list[dict[str, Any]]:
     return found
 
 
-_READ = Read("files", lambda known: _given(known) + _LOOK, _files, root=True)
+_READ = Read("files", lambda known: _given(known) + _LOOK, _files, root=True, deadline_seconds=PATIENT_SECONDS)
 
 
 def _place(known: Known, file: str) -> str:
@@ -181,20 +181,18 @@ COPY = Step(
     reads=(_READ,),
     prechecks=(
         Check("they are plain files that nobody uses", _may, root=True, deadline_seconds=120),
-        Check(
+        patient(
             "there is room for them",
             lambda known: store_check(known, sum(facts["size"] for facts in known.before["files"])),
-            root=True,
         ),
     ),
     commands=_copy,
     verify=Check("each file has its copy", _copied, root=True, deadline_seconds=900),
     undo=Undo(
         _uncopy,
-        Check(
+        patient(
             "there are no copies",
             lambda known: _all(known, '[ ! -e "$2" ] && [ ! -e "$2.part" ] || no "$2 is there";', "none has a copy"),
-            root=True,
         ),
         takes="seconds",
     ),
@@ -211,7 +209,7 @@ REMOVE = Step(
     commands=lambda known: [
         Command(f"{_IS}{_REMOVE}{_each(known, 'remove')}", f"{_count(known)}, on the full filesystem", root=True)
     ],
-    verify=Check("each is only in its new place", _removed, root=True),
+    verify=patient("each is only in its new place", _removed),
     undo=Undo(
         lambda known: [Command(f"{_BRING}{_each(known, 'bring')}", f"{_count(known)}, brought back", root=True)],
         Check("each is in its old place", _back, root=True, deadline_seconds=900),

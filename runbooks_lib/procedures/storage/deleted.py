@@ -11,10 +11,10 @@ from runbooks_lib.facts.fact import State
 from runbooks_lib.parameters import Parameter
 from runbooks_lib.procedures.storage import filesystem
 from runbooks_lib.procedures.storage.seen import Seen
-from runbooks_lib.procedures.storage.shell import on_mount
+from runbooks_lib.procedures.storage.shell import on_mount, patient
 from runbooks_lib.procedures.storage.way import Safety, Way
 from runbooks_lib.runbook.quoting import word
-from runbooks_lib.runbook.step import Check, Command, Known, NoUndo, Runbook, Step
+from runbooks_lib.runbook.step import Command, Known, NoUndo, Runbook, Step
 
 _LEAST_BYTES = 1024**2
 
@@ -96,11 +96,11 @@ RELOAD = Step(
     name="reload",
     title="Reload the service, so that it opens its files anew",
     why="The files have no name any more; only the process that holds them can give their space back.",
-    prechecks=(Check("it can be reloaded", _may_reload, root=True),),
+    prechecks=(patient("it can be reloaded", _may_reload),),
     commands=lambda known: [
         Command(f"systemctl reload -- {word(known.parameters['unit'])}\n", str(known.parameters["unit"]), root=True)
     ],
-    verify=Check("it holds no deleted file", _closed, root=True),
+    verify=patient("it holds no deleted file", _closed),
     undo=NoUndo("The files had been deleted before; the reload only closed them.", "nothing.", harmless=True),
     verify_seconds=30,
     deadline_seconds=90,

@@ -12,10 +12,10 @@ from runbooks_lib.capacity.sentences import amount
 from runbooks_lib.parameters import Parameter
 from runbooks_lib.procedures.storage import partition
 from runbooks_lib.procedures.storage.seen import Seen
-from runbooks_lib.procedures.storage.shell import TOOLS, absolute, on_mount
+from runbooks_lib.procedures.storage.shell import TOOLS, absolute, on_mount, patient
 from runbooks_lib.procedures.storage.way import Safety, Way
 from runbooks_lib.runbook.quoting import text_of, word
-from runbooks_lib.runbook.step import Check, Command, Known, NoUndo, Read, Runbook, Step
+from runbooks_lib.runbook.step import Command, Known, NoUndo, Read, Runbook, Step
 
 # What may stay unused at a device's end: ext4 leaves out a last block group that is too small for its own tables (some
 # MiB), XFS a last allocation group below 64 blocks.
@@ -139,11 +139,11 @@ def step(*needs: str) -> Step:
         needs=needs,
         reads=(KIND,),
         prechecks=(
-            Check("it is writable and sound", sound, root=True),
-            Check("root may grow it", _may, root=True),
+            patient("it is writable and sound", sound),
+            patient("root may grow it", _may),
         ),
         commands=grow,
-        verify=Check("the filesystem uses its whole device", _grown, root=True),
+        verify=patient("the filesystem uses its whole device", _grown),
         undo=NoUndo(
             "A filesystem is not made smaller while it is used: XFS cannot, ext4 only unmounted, and a btrfs would "
             "have to move its data.",

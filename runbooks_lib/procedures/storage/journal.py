@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from runbooks_lib.parameters import Parameter
 from runbooks_lib.procedures.storage import filesystem
 from runbooks_lib.procedures.storage.seen import Seen
-from runbooks_lib.procedures.storage.shell import on_mount
+from runbooks_lib.procedures.storage.shell import on_mount, patient
 from runbooks_lib.procedures.storage.way import Safety, Way
-from runbooks_lib.runbook.step import Check, Command, Known, NoUndo, Runbook, Step
+from runbooks_lib.runbook.step import Command, Known, NoUndo, Runbook, Step
 
 KEEP_MIB = 16
 MIB = 1024**2
@@ -72,9 +72,9 @@ VACUUM = Step(
     name="vacuum",
     title="Remove the journal's oldest archived files",
     why="What is archived is not written to any more, and the newest entries stay.",
-    prechecks=(Check("there is a journal", _there, root=True),),
+    prechecks=(patient("there is a journal", _there),),
     commands=_vacuum,
-    verify=Check("the archived files are small", _small, root=True),
+    verify=patient("the archived files are small", _small),
     undo=NoUndo(
         "The oldest log entries are gone.",
         "ask the log server, if there is one; next time set SystemMaxUse= in journald.conf before the disk is full.",

@@ -15,7 +15,14 @@ from runbooks_lib.capacity.sentences import amount
 from runbooks_lib.parameters import Parameter
 from runbooks_lib.procedures.storage import filesystem
 from runbooks_lib.procedures.storage.seen import Log, Seen
-from runbooks_lib.procedures.storage.shell import absolute, on_mount, same_filesystem, store_check
+from runbooks_lib.procedures.storage.shell import (
+    PATIENT_SECONDS,
+    absolute,
+    on_mount,
+    patient,
+    same_filesystem,
+    store_check,
+)
 from runbooks_lib.procedures.storage.way import Safety, Way
 from runbooks_lib.runbook.quoting import text_of, word
 from runbooks_lib.runbook.step import Check, Command, Known, Read, Runbook, Step, Undo
@@ -90,7 +97,13 @@ def _log(answer: bytes) -> dict[str, str]:
     return {"id": f"{int(device)} {int(inode)}", "inode": inode}
 
 
-_READ = Read("log", lambda known: f"stat -c '%d %i' -- {word(known.parameters['file'])}\n", _log, root=True)
+_READ = Read(
+    "log",
+    lambda known: f"stat -c '%d %i' -- {word(known.parameters['file'])}\n",
+    _log,
+    root=True,
+    deadline_seconds=PATIENT_SECONDS,
+)
 
 
 def _is_log(known: Known) -> str:
@@ -212,7 +225,7 @@ COPY = Step(
     ),
     commands=_copy,
     verify=Check("the copy holds the lines", _copied, root=True, deadline_seconds=900),
-    undo=Undo(_uncopy, Check("there is no copy", _uncopied, root=True), takes="seconds"),
+    undo=Undo(_uncopy, patient("there is no copy", _uncopied), takes="seconds"),
     deadline_seconds=3600,
 )
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from runbooks_lib.procedures.storage import filesystem
 from runbooks_lib.procedures.storage.seen import Seen
-from runbooks_lib.procedures.storage.shell import on_mount
+from runbooks_lib.procedures.storage.shell import on_mount, patient
 from runbooks_lib.procedures.storage.way import Safety, Way
-from runbooks_lib.runbook.step import Check, Command, Known, NoUndo, Runbook, Step
+from runbooks_lib.runbook.step import Command, Known, NoUndo, Runbook, Step
 
 _LEAST_BYTES = 1024**2
 _FOUND = """found=0
@@ -66,7 +66,7 @@ CLEAN = Step(
     name="clean",
     title="Remove downloaded packages",
     why="They are installed already; only their files are left.",
-    prechecks=(Check("there are packages and nobody is installing", _here, root=True),),
+    prechecks=(patient("there are packages and nobody is installing", _here),),
     commands=lambda _: [
         Command(
             "if [ -d /var/cache/apt/archives ]; then apt-get clean </dev/null || exit 1; fi\n"
@@ -75,7 +75,7 @@ CLEAN = Step(
             root=True,
         )
     ],
-    verify=Check("the caches hold no package", _empty, root=True),
+    verify=patient("the caches hold no package", _empty),
     undo=NoUndo("Packages are downloaded again when they are wanted.", "nothing.", harmless=True),
     deadline_seconds=120,
 )

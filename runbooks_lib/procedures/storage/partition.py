@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from runbooks_lib.procedures.storage.shell import TOOLS, mount_words, on_mount, only
+from runbooks_lib.procedures.storage.shell import PATIENT_SECONDS, TOOLS, mount_words, on_mount, only, patient
 from runbooks_lib.runbook.quoting import text_of, word
-from runbooks_lib.runbook.step import Check, Command, Known, Read, Step, Undo
+from runbooks_lib.runbook.step import Command, Known, Read, Step, Undo
 
 # Partitions begin and end at whole MiB: less than two of them behind one are nobody's loss.
 SLACK_BYTES = 2 * 1024**2
@@ -91,12 +91,16 @@ def step(part: Callable[[Known], str], own: Callable[[Known], str]) -> Step:
         name="partition",
         title="Make the partition larger, into the free space behind it",
         why="What stands on a partition can grow no further than the partition.",
-        reads=(Read("partition", lambda known: place(known) + _READ, _partition, root=True),),
-        prechecks=(Check("the partition may grow", may, root=True),),
+        reads=(
+            Read(
+                "partition", lambda known: place(known) + _READ, _partition, root=True, deadline_seconds=PATIENT_SECONDS
+            ),
+        ),
+        prechecks=(patient("the partition may grow", may),),
         commands=grow,
-        verify=Check("nothing lies free behind the partition", grown, root=True),
-        undo=Undo(back, Check("the partition has its old size", is_back, root=True), takes="a second"),
-        deadline_seconds=60,
+        verify=patient("nothing lies free behind the partition", grown),
+        undo=Undo(back, patient("the partition has its old size", is_back), takes="a second"),
+        deadline_seconds=180,
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from runbooks_lib.parameters import Parameter
 from runbooks_lib.procedures.storage import filesystem
 from runbooks_lib.procedures.storage.seen import Seen
-from runbooks_lib.procedures.storage.shell import TOOLS, on_mount
+from runbooks_lib.procedures.storage.shell import PATIENT_SECONDS, TOOLS, on_mount, patient
 from runbooks_lib.procedures.storage.way import Safety, Way
 from runbooks_lib.runbook.quoting import text_of, word
 from runbooks_lib.runbook.step import Check, Command, Known, Read, Runbook, Step, Undo
@@ -96,13 +96,21 @@ LOWER = Step(
     name="reserve",
     title="Lower the reserve",
     why="On a pure data volume nobody needs five per cent for root. No lasting cure: a nearly full ext4 fragments.",
-    reads=(Read("blocks", lambda known: f'{on_mount(known)}{_COUNT} && echo "$said $source"\n', _blocks, root=True),),
+    reads=(
+        Read(
+            "blocks",
+            lambda known: f'{on_mount(known)}{_COUNT} && echo "$said $source"\n',
+            _blocks,
+            root=True,
+            deadline_seconds=PATIENT_SECONDS,
+        ),
+    ),
     prechecks=(
-        Check("it is a pure data volume", _pure, root=True),
-        Check("it is writable and sound", filesystem.sound, root=True),
+        patient("it is a pure data volume", _pure),
+        patient("it is writable and sound", filesystem.sound),
     ),
     commands=lambda known: _set(known, _keep(known)),
-    verify=Check("the reserve is lowered", lambda known: _is(known, "-le", _keep(known)), root=True),
+    verify=patient("the reserve is lowered", lambda known: _is(known, "-le", _keep(known))),
     undo=Undo(
         lambda known: _set(known, known.before["blocks"]["reserved"]),
         Check(
@@ -110,7 +118,7 @@ LOWER = Step(
         ),
         takes="a second",
     ),
-    deadline_seconds=30,
+    deadline_seconds=180,
 )
 
 

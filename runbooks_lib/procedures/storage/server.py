@@ -12,9 +12,9 @@ from runbooks_lib.facts.postgres import PostgresDetails
 from runbooks_lib.parameters import Parameter
 from runbooks_lib.procedures.storage import filesystem
 from runbooks_lib.procedures.storage.seen import Seen
-from runbooks_lib.procedures.storage.shell import absolute, on_mount, only
+from runbooks_lib.procedures.storage.shell import absolute, on_mount, only, patient
 from runbooks_lib.runbook.quoting import word
-from runbooks_lib.runbook.step import Check, Command, Known, NoUndo, Step
+from runbooks_lib.runbook.step import Command, Known, NoUndo, Step
 
 DATA_DIRECTORY = Parameter("data_directory", "str", str, "", "the server's data directory, an absolute path")
 _STILL_KEPT = 3  # segments that a busy server may be behind with
@@ -95,14 +95,13 @@ def release(*needs: str) -> Step:
         why="It does so at a checkpoint; waiting for the next one may take minutes.",
         needs=needs,
         prechecks=(
-            Check(
+            patient(
                 "the server answers",
                 lambda known: on_server(known) + 'sql -c "select 1" >/dev/null && yes "it does"\nno "it does not"\n',
-                root=True,
             ),
         ),
         commands=_release,
-        verify=Check("no old WAL is kept", _removed, root=True),
+        verify=patient("no old WAL is kept", _removed),
         undo=NoUndo("A checkpoint takes nothing away that anybody needs.", "nothing.", harmless=True),
         verify_seconds=20,
         deadline_seconds=300,

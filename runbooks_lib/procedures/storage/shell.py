@@ -6,12 +6,18 @@ import re
 from importlib.resources import files
 
 from runbooks_lib.runbook.quoting import word
-from runbooks_lib.runbook.step import Known
+from runbooks_lib.runbook.step import Check, Known, Text
 
 LOOK = files(__package__).joinpath("look.sh").read_text(encoding="utf-8")
+PATIENT_SECONDS = 120.0
 _FUNCTION = re.compile(r"^([a-z_]+)\(\) \{.*?(?:^\}| \})$", re.MULTILINE | re.DOTALL)
 _FUNCTIONS = {match[1]: match[0] for match in _FUNCTION.finditer(LOOK)}
 TOOLS = "PATH=$PATH:/usr/sbin:/sbin LVM_SUPPRESS_FD_WARNINGS=1; export PATH LVM_SUPPRESS_FD_WARNINGS\n"
+
+
+def patient(title: str, script: Text) -> Check:
+    """A check as root that may take its time: the hosts that need space are those that crawl."""
+    return Check(title, script, root=True, deadline_seconds=PATIENT_SECONDS)
 
 
 def only(*names: str) -> str:

@@ -11,6 +11,7 @@ from runbooks_lib.capacity.sentences import amount
 from runbooks_lib.parameters import Parameter
 from runbooks_lib.procedures.storage import filesystem, server
 from runbooks_lib.procedures.storage.seen import Seen
+from runbooks_lib.procedures.storage.shell import patient
 from runbooks_lib.procedures.storage.way import Safety, Way
 from runbooks_lib.runbook.quoting import word
 from runbooks_lib.runbook.step import Check, Command, Known, NoUndo, Runbook, Step
@@ -95,7 +96,7 @@ DROP = Step(
     why="Nobody uses it, and as long as it is there every byte of WAL since its last use is kept.",
     prechecks=(Check("nobody uses it", _unused, root=True, deadline_seconds=60),),
     commands=_drop,
-    verify=Check("the slot is gone", _gone, root=True),
+    verify=patient("the slot is gone", _gone),
     undo=NoUndo(
         "A slot of the same name can be made again, and the WAL that it kept cannot be brought back.",
         "make the standby anew (pg_basebackup), or the subscription with a new copy of its tables.",

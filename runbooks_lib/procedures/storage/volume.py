@@ -13,7 +13,7 @@ from runbooks_lib.facts.lvm import LogicalVolume, VolumeGroup
 from runbooks_lib.parameters import Parameter
 from runbooks_lib.procedures.storage import filesystem, partition
 from runbooks_lib.procedures.storage.seen import Seen
-from runbooks_lib.procedures.storage.shell import TOOLS, mount_words, on_mount, only
+from runbooks_lib.procedures.storage.shell import PATIENT_SECONDS, TOOLS, mount_words, on_mount, only, patient
 from runbooks_lib.procedures.storage.way import Safety, Way
 from runbooks_lib.runbook.quoting import word
 from runbooks_lib.runbook.step import Check, Command, Known, Read, Runbook, Step, Undo
@@ -149,7 +149,7 @@ _READ_VOLUME = Read(
         on_mount(known) + f'lvs --reportformat json --units b --nosuffix -o {_FIELDS} "$source"\n'
     ),
     _volume,
-    root=True,
+    root=True, deadline_seconds=PATIENT_SECONDS,
 )  # fmt: skip
 
 
@@ -174,6 +174,7 @@ echo $volume $size $group
     ),
     _device,
     root=True,
+    deadline_seconds=PATIENT_SECONDS,
 )
 
 
@@ -303,11 +304,11 @@ ADD = Step(
     why="The group's free extents are not enough. The disk is empty and nobody's, or the group's own and larger now.",
     needs=("partition",),
     reads=(_READ_VOLUME, _READ_DEVICE),
-    prechecks=(Check("the disk may join", _may_join, root=True),),
+    prechecks=(patient("the disk may join", _may_join),),
     commands=_add,
-    verify=Check("the disk is in the group", _added, root=True),
-    undo=Undo(_take_out, Check("the disk is in no group", _taken_out, root=True), takes="a second"),
-    deadline_seconds=60,
+    verify=patient("the disk is in the group", _added),
+    undo=Undo(_take_out, patient("the disk is in no group", _taken_out), takes="a second"),
+    deadline_seconds=180,
 )
 
 
@@ -398,12 +399,12 @@ EXTEND = Step(
     reads=(_READ_VOLUME,),
     prechecks=(
         Check("the volume is a plain one", _plain),
-        Check("the group has the room", _room, root=True),
+        patient("the group has the room", _room),
     ),
     commands=_extend,
-    verify=Check("the volume has the size", _extended, root=True),
-    undo=Undo(_reduce, Check("the volume has its old size", _reduced, root=True), takes="a second"),
-    deadline_seconds=60,
+    verify=patient("the volume has the size", _extended),
+    undo=Undo(_reduce, patient("the volume has its old size", _reduced), takes="a second"),
+    deadline_seconds=180,
 )
 
 
