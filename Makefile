@@ -2,7 +2,7 @@
 PYTHON ?=
 BIN = .venv/bin
 
-.PHONY: help setup demo test lab-test vm-test check format docs bench bench-forecast lock clean
+.PHONY: help setup demo test lab-test vm-test crash-matrix check format docs bench bench-forecast lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' Makefile | expand -t 20
@@ -24,6 +24,12 @@ lab-test: setup ## the tests on real services and practice machines (root; .ci/r
 vm-test: setup ## of these, only the tests on practice machines
 	@$(BIN)/runbook lab-host prepare
 	@$(BIN)/python -m pytest -q -m vm
+
+crash-matrix: setup ## every place where a run can be cut off, of the engine and of the relocation: hours (root, qemu)
+	@RUNBOOKS_MATRIX_EVERY=1 RUNBOOKS_RELOCATE_CASES=0 $(BIN)/python -m pytest -q -s --timeout 86400 \
+	  tests/runbook/test_crash_matrix.py tests/procedures/relocate_postgres/test_crash_matrix.py
+	@RUNBOOKS_RELOCATE_CASES=0 $(BIN)/python -m pytest -q --timeout 3600 -k power_cut \
+	  tests/procedures/relocate_postgres/test_on_a_machine.py
 
 check: setup ## style, types, floors of the house
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports --no-cache

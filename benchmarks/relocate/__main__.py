@@ -22,11 +22,12 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--cold", type=int, default=2, help="how many of the runs also time a cold copy; default 2")
     parser.add_argument("--commits", type=float, default=50, help="commits a second; 0 is as fast as it goes")
+    parser.add_argument("--images", help="a directory for the two file systems; /dev/shm is memory")
     given = parser.parse_args()
     print("| data, MB | runs | gap, s: median (least to most) | cold copy, s | ratio | whole move, s | lost |")
     print("| --- | --- | --- | --- | --- | --- | --- |", flush=True)
     for megabytes in given.megabytes:
-        with here(megabytes) as cluster:
+        with here(megabytes, images=given.images) as cluster:
             moved, cold = _size(cluster, given.runs, given.cold, given.commits)
             gaps = sorted(each.gap for each in moved)
             median, copied = statistics.median(gaps), statistics.median(each.gap for each in cold)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -76,22 +77,24 @@ def as_owner(program: str, *words: str, input: str = "") -> str:
 
 
 @contextmanager
-def here(megabytes: int, *, port: int = 54390) -> Iterator[Here]:
-    """A running cluster with about so much data in it."""
+def here(megabytes: int, *, images: str | None = None) -> Iterator[Here]:
+    """A running cluster with about so much data in it. `images`: where the two file systems are kept."""
     root = Path(tempfile.mkdtemp(prefix="relocate-", dir="/tmp"))
     root.chmod(0o755)
-    cluster = Here(root, port)
+    cluster = Here(root, _free_port())
+    kept = root
     (root / "fstab").write_text("# none\n")
     usual, fstab.FSTAB = fstab.FSTAB, str(root / "fstab")
     try:
+        kept = Path(tempfile.mkdtemp(prefix="relocate-", dir=images))
         for name in ("old", "new"):
-            _filesystem(root / f"{name}.img", root / name, 3 * megabytes + 2500)
+            _filesystem(kept / f"{name}.img", root / name, 3 * megabytes + 2500)
         shutil.chown(root, OWNER, OWNER)
         (root / "old").joinpath("main").mkdir()
         shutil.chown(root / "old/main", OWNER, OWNER)
         as_owner("initdb", "-D", str(cluster.directory), "-U", OWNER, "-A", "trust", "--data-checksums", "-N")
         with (cluster.directory / "postgresql.conf").open("a") as conf:
-            conf.write(f"port = {port}\nlisten_addresses = '127.0.0.1'\nunix_socket_directories = '{root}'\n")
+            conf.write(f"port = {cluster.port}\nlisten_addresses = '127.0.0.1'\nunix_socket_directories = '{root}'\n")
             conf.write("max_wal_size = 1GB\nshared_buffers = 256MB\narchive_mode = on\narchive_command = '/bin/true'\n")
         cluster.start()
         cluster.sql(_SCHEMA)
@@ -101,6 +104,12 @@ def here(megabytes: int, *, port: int = 54390) -> Iterator[Here]:
     finally:
         fstab.FSTAB = usual
         _end(root)
+        shutil.rmtree(kept, ignore_errors=True)
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
 
 
 def _filesystem(image: Path, mountpoint: Path, megabytes: int) -> None:

@@ -13,6 +13,7 @@ import pytest
 from runbooks_lib.errors import UsageError
 from runbooks_lib.runbook import journal, lock, runs, story
 from runbooks_lib.runbook.plan import Verdict
+from runbooks_lib.runbook.quoting import word
 from runbooks_lib.runbook.resume import Finished, carry_out, open_run, prove, resume
 from runbooks_lib.runbook.run import CannotTellNow, Refused, Run, Stopped, UndoWanted, target
 from runbooks_lib.runbook.step import Check, Command
@@ -161,6 +162,20 @@ def test_undo_refuses_across_the_point_of_no_return(bench: Bench) -> None:
         bench.undo(runbook)
     assert "restore the backup" in str(refused.value)
     assert (bench.text("one"), bench.text("two")) == ("new", "new")
+
+
+def test_a_point_of_no_return_inside_a_step_is_asked_of_the_host(bench: Bench) -> None:
+    mark = bench.directory / "passed"
+    asked = f"[ -e {word(str(mark))} ] && yes 'the mark is there'; no 'there is no mark'"
+    runbook = book(ONE, replace(TWO, point_of_no_return=True, passed=Check("it is passed", lambda _: asked)))
+    carry_out(bench.approved(runbook))
+    mark.touch()
+    with pytest.raises(Refused, match="has been passed: the mark is there"):
+        bench.undo(runbook)
+    assert (bench.text("one"), bench.text("two")) == ("new", "new")
+    mark.unlink()
+    bench.undo(runbook)
+    assert bench.text("two") is None
 
 
 def test_resume_refuses_another_host_other_parameters_another_version(bench: Bench) -> None:

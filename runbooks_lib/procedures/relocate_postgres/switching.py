@@ -110,7 +110,8 @@ bouncer RESUME
 up
 [ -z "$begin" ] || echo "writes stood still for $(((now - begin) * 10)) ms: stop $(((stopped - begin) * 10)), \\
 gate $(((gated - stopped) * 10)), place $(((placed - gated) * 10)), start $(((started - placed) * 10)), \\
-promote $(((now - started) * 10))"
+promote $(((now - started) * 10))" >"$W/pause"
+cat "$W/pause" 2>/dev/null
 unready
 [ ! -d "$K" ] || printf 'This was the database until %s; it is now in %s.\\nNothing here changes any more.\\n' \\
   "$(date -u +%Y-%m-%dT%H:%M:%SZ)" "$T" >"$K/RELOCATED"
@@ -124,6 +125,7 @@ said=$(old "$WHO") || no "it gives no answer"
 [ ! -e "$K/PG_VERSION" ] || no "the old directory $K could be started"
 [ ! -e "$NEW" ] && { [ -z "$UNIT" ] || [ ! -e "$DROP/zz-relocate.conf" ]; } ||
   no "a cut command left the drop-in or $NEW"
+[ ! -s "$W/pause" ] || echo "$(cat "$W/pause"); about a second was expected"
 yes "the server on $AT takes writes in $T; it is the cluster $ID"
 """
 _PASSED = """[ $stage = placed ] || no "the database is not at $T"

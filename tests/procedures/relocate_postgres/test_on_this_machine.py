@@ -157,7 +157,7 @@ def test_after_the_first_write_at_the_new_place_undo_refuses(cluster: Here) -> N
 
 @pytest.mark.parametrize("way", ["symlink", "bind"])
 def test_a_switch_that_was_cut_off_before_the_start_is_taken_back_or_carried_on(way: str) -> None:
-    with here(1, port=54391) as cluster:
+    with here(1) as cluster:
         (cluster.root / "place").mkdir()
         (cluster.root / "place").chmod(0o1777)
         mark, to = cluster.root / "cut", cluster.free("moved")
@@ -233,7 +233,7 @@ def test_another_server_on_the_host_is_left_alone(cluster: Here) -> None:
     other.mkdir()
     shutil.chown(other, "postgres", "postgres")
     as_owner("initdb", "-D", str(other), "-U", "postgres", "-A", "trust", "-N")
-    options = f"-p {cluster.port + 1} -k {cluster.root} -c listen_addresses=''"
+    options = f"-p 54321 -k {cluster.root} -c listen_addresses=''"
     as_owner("pg_ctl", "-D", str(other), "-s", "-w", "-l", str(cluster.root / "log2"), "-o", options, "start")
     pid = (other / "postmaster.pid").read_text().split()[0]
     try:

@@ -1,0 +1,97 @@
+"""Remove the old data of a move, when the new place has proven itself: a restart, a reboot, a backup.
+
+The directory is known by its name, which ends in `.relocated`, and by the note that the move has left in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from runbooks_lib.parameters import Parameter
+from runbooks_lib.runbook.quoting import word
+from runbooks_lib.runbook.step import Check, Command, Known, NoUndo, Runbook, Step
+
+_SHELL = """cd / || exit 1
+LC_ALL=C; export LC_ALL
+note=$(cat -- "$K/RELOCATED" 2>/dev/null)
+"""
+_OURS = """[ -d "$K" ] && [ ! -L "$K" ] || no "$K is no directory"
+[ -n "$note" ] || no "no move has left its note in $K: it is not known what this is"
+[ ! -e "$K/PG_VERSION" ] || no "a server could be started on $K"
+printf '%s\\n' "$note"
+yes "$(du -sk -- "$K" | cut -f 1) kB"
+"""
+_UNUSED = """for each in /proc/[0-9]*; do case $(readlink "$each/cwd" "$each"/fd/* 2>/dev/null) in
+  *"$K/"*|*"$K") no "process ${each#/proc/} uses it";; esac; done
+yes "no process uses it"
+"""
+_REBOOTED = """[ "$WITHOUT" = 0 ] || yes "as you say, without a reboot since"
+moved=$(stat -c %Y -- "$K/RELOCATED") booted=$(sed -n 's/^btime //p' /proc/stat)
+[ "$booted" -gt "$moved" ] || no "the host has not been restarted since the move: whether the new place comes back is \
+not known; restart it at a good time, or say without_reboot"
+yes "the host was restarted since, and came back"
+"""
+_GONE = '[ ! -e "$K" ] && yes "$K is gone"; no "$K is there"\n'
+
+
+def _text(text: str, known: Known) -> str:
+    names = f"K={word(known.parameters['kept'])}\nWITHOUT={int(known.parameters['without_reboot'])}\n"
+    return names + _SHELL + text
+
+
+def _check(title: str, text: str) -> Check:
+    return Check(title, lambda known: _text(text, known), root=True, deadline_seconds=120)
+
+
+REMOVE = Step(
+    name="remove",
+    title="Remove the old data",
+    why="It takes room that something else needs, and nobody will go back to it.",
+    prechecks=(
+        _check("it is what a move has left", _OURS),
+        _check("nobody uses it", _UNUSED),
+        _check("the new place has survived a reboot", _REBOOTED),
+    ),
+    commands=lambda known: [
+        Command(_text('rm -rf -- "$K"\n', known), f"{known.parameters['kept']}, wholly", root=True)
+    ],
+    verify=_check("the old data is gone", _GONE),
+    undo=NoUndo("removed data does not come back.", "restore the backup that you named."),
+    point_of_no_return=True,
+    deadline_seconds=3600,
+    detached=True,
+)
+
+
+def _refuses(parameters: Mapping[str, Any]) -> str:
+    """Why these parameters make no sense; empty when they do."""
+    kept = str(parameters["kept"])
+    if not kept.startswith("/") or not kept.endswith(".relocated") or "\n" in kept or "/../" in kept:
+        return "kept must be the absolute path of the old data; it ends in .relocated"
+    if not str(parameters["backup"]).strip():
+        return "backup must say which backup was taken from the new place, and when"
+    return ""
+
+
+RUNBOOK = Runbook(
+    name="remove-relocated",
+    version="1",
+    title="Remove the old data of a move",
+    purpose="A database or a directory was moved, the new place has proven itself, and the old data takes room.",
+    not_when="No backup was taken from the new place yet, or the host was not restarted since: then the old data may "
+    "still be wanted.",
+    takes="Seconds; minutes for many files.",
+    undo_takes="There is none: what is removed is gone.",
+    parameters=(
+        Parameter("kept", "str", str, "", "the old data, an absolute path that ends in .relocated"),
+        Parameter("backup", "str", str, "", "which backup was taken from the new place, and when"),
+        Parameter(
+            "without_reboot", "bool", bool, False, "remove it although the host was not restarted since the move"
+        ),
+    ),
+    steps=(REMOVE,),
+    refuses=_refuses,
+    touches=lambda parameters: (str(parameters["kept"]),),
+    notebook="incident/remove-relocated-data.ipynb",
+)
