@@ -40,9 +40,11 @@ def add_to(group: click.Group) -> None:
 def plan(name: str, host_name: str, given: tuple[str, ...], config_path: Path | None) -> None:
     """Show what a runbook would do on a host now, and the digest that approves it. Changes nothing."""
     from runbooks_lib.runbook import words
+    from runbooks_lib.runbook.runs import keep_plan
 
-    _loaded, aim = _target(name, host_name, given, config_path)
+    loaded, aim = _target(name, host_name, given, config_path)
     made = aim.plan()
+    keep_plan(loaded.outputs / "runs", made)
     _say(words.plan_text(made))
     if made.blocked:
         sys.exit(ExitCode.FAILED)
@@ -77,7 +79,7 @@ def run(
     """
     from runbooks_lib.runbook import catalogue, words
     from runbooks_lib.runbook.resume import Finished, open_run, prove
-    from runbooks_lib.runbook.runs import latest
+    from runbooks_lib.runbook.runs import keep_plan, latest
 
     if name is None:
         known = catalogue.all_runbooks()
@@ -97,6 +99,7 @@ def run(
     made = None
     if approve is None:
         made = aim.plan()
+        keep_plan(options.runs, made)
         _say(_opening(aim.runbook))
         if before is not None and before[1].outcome == "open":
             _say(f"Unfinished, and carried on:\n{words.state_text(aim.runbook, before[1])}")

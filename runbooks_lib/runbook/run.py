@@ -278,9 +278,10 @@ class Run:
     def _ask(self, step: Step, part: StepPlan) -> str | None:
         """None: go on. Otherwise what happened instead. Raises Stopped for stop, UndoWanted for undo."""
         operator = self.options.operator
-        operator.say(words.before_change_text(step, part, self.host.name))
-        wanted = self.host.name if step.point_of_no_return else step.name
-        what = "the host's name" if step.point_of_no_return else "the step's name"
+        behind = self._no_return(step)
+        operator.say(words.before_change_text(step, part, self.host.name, behind=behind))
+        final = step.point_of_no_return or bool(behind)
+        wanted, what = (self.host.name, "the host's name") if final else (step.name, "the step's name")
         question = f"Type {what} ({wanted}) to go on, or: skip REASON, undo, stop:"
         while True:
             try:
@@ -304,6 +305,15 @@ class Run:
                 operator.say(f"  {why}")
             else:
                 operator.say(f"  {answer!r} is none of these; nothing was run.")
+
+    def _no_return(self, step: Step) -> str:
+        """The step before this one that was a point of no return and changed something; empty when there is none."""
+        for earlier in self.target.runbook.steps:
+            if earlier.name == step.name:
+                break
+            if earlier.point_of_no_return and self.state.step(earlier.name).changed:
+                return earlier.name
+        return ""
 
     def _must_be_promised(self, step: Step, part: StepPlan) -> None:
         promised: Mapping[str, Any] = next(
@@ -443,7 +453,7 @@ def begin(target: Target, options: Options, plan: Plan) -> Run:
         raise Refused(
             "the approval is for another plan than the one that the host's state gives now",
             where=target.host.name,
-            true_now=f"nothing was run; approved was {options.approve}, the plan now is:\n{words.plan_text(plan)}",
+            true_now=_other_plan(options, plan),
             next="read the plan, and approve its digest if it is what you want",
         )
     journal = Journal.create(options.runs / runs.new_name(target.runbook.name, target.host.name))
@@ -491,6 +501,15 @@ def begin(target: Target, options: Options, plan: Plan) -> Run:
             run.let_go()
         raise
     return run
+
+
+def _other_plan(options: Options, plan: Plan) -> str:
+    """What differs from the plan that was approved, if it was made here; else the plan as it is now."""
+    then = runs.kept_plan(options.runs, options.approve or "")
+    if then is None:
+        return f"nothing was run; approved was {options.approve}, the plan now is:\n{words.plan_text(plan)}"
+    found = "\n".join(f"  {line}" for line in differences(then, plan.promised()))
+    return f"nothing was run; what differs from the approved plan:\n{found}\nthe digest now: {plan.digest}"
 
 
 def take_lock(target: Target, options: Options, journal: Journal) -> locks.Lock:

@@ -7,16 +7,22 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+from runbooks_lib import writer
 from runbooks_lib.errors import RunbookError, UsageError
+from runbooks_lib.runbook import digest as digests
 from runbooks_lib.runbook import journal
+from runbooks_lib.runbook.plan import Plan
 from runbooks_lib.runbook.state import RunState, fold
 
 _UNSAFE = re.compile(r"[^a-z0-9.]+")
+_DIGEST = re.compile(r"[0-9a-f]{64}\Z")
+_PLANS, _MOST_PLANS = ".plans", 200
 
 
 def new_name(runbook: str, host: str) -> str:
@@ -68,6 +74,28 @@ def latest(runs: Path, key: str) -> tuple[Path, RunState] | None:
         if state.key == key and state.outcome != "not begun":
             return directory, state
     return None
+
+
+def keep_plan(runs: Path, plan: Plan) -> None:
+    """Keep what a plan promises, so that a later approval of it can be told what differs by then. That it cannot be
+    written is no hindrance: an approval is a digest, and never comes from a file."""
+    place = runs / _PLANS
+    with suppress(RunbookError, OSError):
+        writer.make_directory(place)
+        writer.write_json(place / f"{plan.digest}.json", plan.promised())
+        for old in sorted(place.glob("*.json"), key=lambda path: path.stat().st_mtime)[:-_MOST_PLANS]:
+            old.unlink()
+
+
+def kept_plan(runs: Path, digest: str) -> Mapping[str, Any] | None:
+    """What the plan of this digest promised, if it was kept and is whole."""
+    if not _DIGEST.match(digest):
+        return None
+    try:
+        promised = json.loads((runs / _PLANS / f"{digest}.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return promised if isinstance(promised, dict) and digests.digest(promised) == digest else None
 
 
 def _first_key(directory: Path) -> str:

@@ -53,6 +53,7 @@ class Session:
             return self._say(words.state_text(self._aim.runbook, run.state))
         with self._interruptible():
             self._plan = self._aim.plan()
+        runs.keep_plan(self._options.runs, self._plan)
         self._say(words.plan_text(self._plan))
         if self.plan_only:
             self._say(f"{PLAN_ONLY}. To run it, approve the digest, or open this notebook in JupyterLab.")

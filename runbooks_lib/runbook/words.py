@@ -46,8 +46,9 @@ def commands_text(verb: str, commands: Iterable[Command]) -> list[str]:
     return lines
 
 
-def before_change_text(step: Step, part: StepPlan, host: str) -> str:
-    """What a person must see before saying yes. The commands come first: what matters most stands by the question."""
+def before_change_text(step: Step, part: StepPlan, host: str, *, behind: str = "") -> str:
+    """What a person must see before saying yes. The commands come first: what matters most stands by the question.
+    `behind` is the step that was the point of no return, when that is behind."""
     lines = [f"\n=== {step.name}: {step.title}"]
     lines += commands_text("Runs", part.commands)
     lines += commands_text("undo would run", part.undo)
@@ -58,6 +59,8 @@ def before_change_text(step: Step, part: StepPlan, host: str) -> str:
     lines.append(f"Undo: {part.undo_words.removeprefix('undo ')}")
     if step.point_of_no_return:
         lines.append("POINT OF NO RETURN: after this step there is no undo of this run.")
+    elif behind:
+        lines.append(f"PAST THE POINT OF NO RETURN (`{behind}`): what was before it is not undone any more.")
     return "\n".join(lines)
 
 

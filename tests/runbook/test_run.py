@@ -81,6 +81,21 @@ def test_an_approval_of_another_plan_runs_nothing_and_shows_the_plan(bench: Benc
     assert runs.directories(bench.runs) == []
 
 
+def test_an_approval_of_a_plan_that_was_made_here_is_told_what_differs(bench: Bench) -> None:
+    kept = replace(ONE, commands=lambda known: [Command(f"true {known.before['old']}", "x")])
+    (bench.directory / "one").write_text("then")
+    aim = target(book(kept, TWO), bench.host, bench.parameters)
+    old = aim.plan()
+    runs.keep_plan(bench.runs, old)
+    (bench.directory / "one").write_text("now")
+    with pytest.raises(Refused, match="another plan") as refused:
+        open_run(aim, bench.options(approve=old.digest))
+    assert "steps[one].commands[1][1]: was true then, is true now" in str(refused.value)
+    assert "two" not in str(refused.value)
+    assert f"the digest now: {aim.plan().digest}" in str(refused.value)
+    assert runs.directories(bench.runs) == []
+
+
 def test_a_done_run_does_not_run_again_but_is_proven(bench: Bench) -> None:
     runbook = book(ONE)
     carry_out(bench.approved(runbook))
@@ -300,15 +315,19 @@ def test_a_guided_run_asks_by_name_and_shows_what_it_will_do(bench: Bench) -> No
     assert run.state.step("two").note == "not needed today"
 
 
-def test_past_the_point_of_no_return_the_hosts_name_is_typed(bench: Bench) -> None:
+def test_at_and_past_the_point_of_no_return_the_hosts_name_is_typed(bench: Bench) -> None:
     final = replace(ONE, undo=NO_WAY_BACK, point_of_no_return=True)
-    operator = Scripted(["one", bench.host.name])
-    run = open_run(target(book(final), bench.host, bench.parameters), replace(bench.options(), operator=operator))
+    name = bench.host.name
+    operator = Scripted(["zero", "one", name, "two", name])
+    runbook = book(write_step("zero", "zero"), final, TWO)
+    run = open_run(target(runbook, bench.host, bench.parameters), replace(bench.options(), operator=operator))
     assert isinstance(run, Run)
     carry_out(run)
     assert "'one' is none of these" in operator.text
-    assert "POINT OF NO RETURN" in operator.text
-    assert bench.text("one") == "new"
+    assert "'two' is none of these" in operator.text
+    assert "\nPOINT OF NO RETURN" in operator.text
+    assert "PAST THE POINT OF NO RETURN (`one`)" in operator.text
+    assert (bench.text("one"), bench.text("two")) == ("new", "new")
 
 
 def test_stop_and_undo_are_answers(bench: Bench) -> None:
