@@ -54,6 +54,6 @@ if ! .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requ
     say "The packages could not be installed (see above). Is there a network, and room for 700 MB here? Run make again: it goes on from where it was."
     exit 1
 fi
-# The package itself, editable, by the pinned setuptools and with no network.
+# The package itself, editable, by the pinned flit_core and with no network.
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 printf '%s\n' "$wanted" > .venv/installed-from
