@@ -14,8 +14,34 @@ if TYPE_CHECKING:
     from runbooks_lib.config import Config, HostEntry
 
 
+# In which order somebody new meets them. A verb that is not listed here stands under "More".
+_SECTIONS = {
+    "Hosts and their past": ("init", "hosts", "collect", "facts", "history", "annotate"),
+    "Reports": ("report", "schedule", "notify", "needs", "backtest", "lab"),
+    "In an incident": ("triage", "relieve"),
+    "Runbooks that change a host": ("run", "plan", "resume", "cancel", "undo", "runs", "show", "lint"),
+    "Practice": ("demo", "lab-host"),
+}
+_WHOLE_SENTENCE = 300
+
+
 class Verbs(click.Group):
-    """A group that finds a verb also where it stands deeper: after `check` it names `runbook hosts check`."""
+    """A group whose verbs stand in sections, and that finds a verb also where it stands deeper: after `check` it names
+    `runbook hosts check`."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The verbs by section, each with its whole first sentence."""
+        known = {name: self.commands[name] for name in self.list_commands(ctx) if not self.commands[name].hidden}
+        listed = {name for names in _SECTIONS.values() for name in names}
+        sections = {**_SECTIONS, "More": tuple(name for name in known if name not in listed)}
+        width = max(map(len, known), default=0)
+        for title, names in sections.items():
+            rows = [
+                (name.ljust(width), known[name].get_short_help_str(_WHOLE_SENTENCE)) for name in names if name in known
+            ]
+            if rows:
+                with formatter.section(title):
+                    formatter.write_dl(rows)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
