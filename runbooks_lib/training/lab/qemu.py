@@ -95,10 +95,7 @@ def command_line(image: Image, disks: Disks, start: Start) -> list[str]:
         "root=/dev/vda rw console=ttyS0 net.ifnames=0 mitigations=off systemd.show_status=false quiet"
         " systemd.mask=serial-getty@ttyS0.service"  # it hangs up whoever writes to the console
         # As libguestfs does: on a busy machine the kernel takes an emulated timer that is late for a broken one.
-        " no_timer_check 8250.nr_uarts=1 cryptomgr.notests"
-        # Emulated, the TSC is measured against the timer: on a busy machine wrongly, and the guest's clock then runs
-        # several times too fast. The HPET's rate is known and not measured.
-        + (" tsc=reliable" if start.acceleration == "kvm" else " clocksource=hpet")
+        " no_timer_check tsc=reliable 8250.nr_uarts=1 cryptomgr.notests"
     )
     cpu = "host" if start.acceleration == "kvm" else "max,la57=off"  # five-level page tables only cost time here
     accelerator = "kvm" if start.acceleration == "kvm" else "tcg,thread=multi,tb-size=256"
