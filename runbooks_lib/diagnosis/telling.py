@@ -20,7 +20,7 @@ def text(told: Diagnosis) -> str:
 
 def _lines(told: Diagnosis) -> Iterator[str]:
     yield f"{told.headline[:1].upper()}{told.headline[1:]}."
-    yield f"{told.asked} questions in {told.seconds:.1f} s, {words.moment(told.time)}. {baseline_words(told)}"
+    yield looked_at(told)
     causes = [finding for finding in told.findings if not finding.because]
     for number, finding in enumerate(causes, 1):
         yield ""
@@ -51,6 +51,11 @@ def _finding(number: int, finding: Finding) -> Iterator[str]:
     if finding.mend is not None:
         yield f"   mend:    notebooks/{finding.mend.notebook}: {finding.mend.why}"
         yield f"            {finding.mend.command}"
+
+
+def looked_at(told: Diagnosis) -> str:
+    """How much was asked, how long that took, when, and what the present is compared with."""
+    return f"{told.asked} questions in {told.seconds:.1f} s, {words.moment(told.time)}. {baseline_words(told)}"
 
 
 def baseline_words(told: Diagnosis) -> str:

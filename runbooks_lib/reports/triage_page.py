@@ -82,8 +82,7 @@ _HEAD = ("Measure", "Our few seconds", "Since the last collection", "Normal at t
 def findings(told: Diagnosis) -> Piece:
     """The headline, and every cause with its evidence, what would confirm it, what to do, and what it explains."""
     causes = [(finding, _explained(told, finding)) for finding in told.findings if not finding.because]
-    looked_at = f"{told.asked} questions in {told.seconds:.1f} s, {words.moment(told.time)}."
-    f" {telling.baseline_words(told)}"
+    looked_at = telling.looked_at(told)
     return Piece(_FINDINGS.render(told=told, causes=causes, looked_at=looked_at), telling.text(told))
 
 

@@ -14,7 +14,7 @@ from runbooks_lib.facts.rates import DiskRates
 _WAITING = SLOWNESS | {"sleepers", "postgres-waits", "kernel-hung", "postgres-unanswered"}
 # A 7,200 rpm disk makes about 80 to 100 random requests a second, each in about 12 ms (half a turn 4.2 ms, a seek 8
 # ms). A disk that is busy all the time and makes far fewer is not loaded: it is slow.
-_SLOW_PER_SECOND, _SLOW_SERVICE_SECONDS, _SLOW_BYTES = 45.0, 0.03, 8e6
+_SLOW_PER_SECOND, _SLOW_SERVICE_SECONDS, _SLOW_BYTES = 45.0, 0.015, 8e6
 
 
 def _disks(scene: Scene) -> dict[str, DiskRates]:
@@ -33,20 +33,25 @@ def _slow(scene: Scene) -> Iterator[Finding]:
         service = busy / done if done > 0 else float("inf") if busy > 0.5 else 0.0
         waits = [wait for wait in (disk.read_wait_seconds, disk.write_wait_seconds) if wait is not None]
         wait = max(waits, default=0.0)
-        if busy < 0.4 or done >= _SLOW_PER_SECOND or moved > _SLOW_BYTES or service < _SLOW_SERVICE_SECONDS:
+        held = _held(scene)
+        if done >= _SLOW_PER_SECOND or moved > _SLOW_BYTES:
+            continue
+        stuck = busy >= 0.4 and service >= 2 * _SLOW_SERVICE_SECONDS
+        # Not busy all the time, but slower than any disk that turns, and somebody is seen to wait for it.
+        sluggish = done >= 3 and service >= _SLOW_SERVICE_SECONDS and bool(held)
+        if not (stuck or sluggish):
             continue
         signs = [
             Evidence(
-                f"{name} was busy {words.percent(busy)} of the time and made only {done:.0f} requests a second", 0.5
+                f"{name} was busy {words.percent(busy)} of the time and made only {done:.0f} requests a second",
+                0.5 if stuck else 0.3,
             ),
         ]
         if done > 0:
-            signs.append(
-                Evidence(f"{service * 1000:.0f} ms of work for one request; a slow disk of our day takes 15", 0.5)
-            )
+            signs.append(Evidence(f"{service * 1000:.0f} ms of work for one request; a disk that turns takes 12", 0.5))
         if wait > 0.1:
             signs.append(Evidence(f"a request waited {wait * 1000:.0f} ms, {queue:.1f} were in flight", 0.5))
-        signs += _held(scene)
+        signs += held
         yield _finding(
             scene,
             "disk-slow",

@@ -181,9 +181,6 @@ def _memory(scene: Scene) -> Iterator[Finding]:
 
 def _kernel(scene: Scene) -> Iterator[Finding]:
     hung = messages(scene, r"blocked for more than|hard lockup", _LATELY_SECONDS)
-    # One soft lockup is what a paused or restored virtual machine sees; a machine that is starved has many.
-    soft = messages(scene, r"soft lockup|rcu.*stall", _LATELY_SECONDS)
-    hung += soft if len(soft) >= 3 else []
     if hung:
         yield Finding(
             "kernel-hung",
@@ -193,7 +190,18 @@ def _kernel(scene: Scene) -> Iterator[Finding]:
             "`dmesg -T | tail -50`: which task, and what it waits in",
             "follow what the named task waits for: mostly a disk or a network file system that does not answer",
             symptom=True,
-            explains=frozenset(),
+        )
+    # A paused or restored virtual machine sees such a one as well, and is well.
+    soft = messages(scene, r"soft lockup|rcu.*stall", _LATELY_SECONDS)
+    if soft and not hung:
+        yield Finding(
+            "cpu-stood-still",
+            Severity.INFO,
+            "a CPU stood still for a while: a busy kernel, or a hypervisor that paused this machine",
+            (Evidence(f"{words.plain(soft[-1], 160)}; {words.count(len(soft), 'such message')} within the hour", 0.4),),
+            "`dmesg -T | grep -i lockup`; was the machine restored, moved or starved then?",
+            "when it goes on and nothing was restored, ask who runs the hypervisor",
+            symptom=True,
         )
     hardware = messages(scene, r"EDAC.*(UE|uncorrect)|hardware error|machine check|mce:", 24 * 3600)
     if hardware:

@@ -181,8 +181,10 @@ def _blocked(scene: Scene) -> Iterator[Finding]:
         return
     names = words.listing([each.measure.words for each in below])
     if len(below) >= 2:
-        cause = f"{names} are far below their usual level while work waits: not too much is asked of this host,"
-        " something blocks it"
+        cause = (
+            f"{names} are far below their usual level while work waits: not too much is asked of this host,"
+            " something blocks it"
+        )
         signs = [Evidence(each.sentence, 0.3) for each in below]
     elif (
         scene.rates
@@ -190,8 +192,10 @@ def _blocked(scene: Scene) -> Iterator[Finding]:
         and scene.rates.cpu.busy < _IDLE_CPU
         and not any(past.band for past in scene.baseline.pasts.values())
     ):
-        cause = "the CPUs are nearly idle while work waits: not too much is asked of this host, something blocks it"
-        " (no baseline to compare with)"
+        cause = (
+            "the CPUs are nearly idle while work waits: not too much is asked of this host, something blocks it"
+            " (no baseline to compare with)"
+        )
         signs = [Evidence(f"{words.percent(scene.rates.cpu.busy)} of the CPU in use", 0.2)]
     else:
         return
