@@ -46,5 +46,5 @@ def relieve(
     finally:
         host.close()
     click.echo(terminal.as_json(relief.as_data(found)) if as_json else relief.text(found))
-    if not found.enough:
+    if found.wanted_bytes and not found.enough:
         sys.exit(ExitCode.THRESHOLD)

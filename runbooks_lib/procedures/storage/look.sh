@@ -38,11 +38,14 @@ not_empty() { # device
   said=$(blkid -p -o value -s TYPE "$1" 2>/dev/null)
   [ $? = 2 ] || { echo "it holds ${said:-something with a signature}"; return 1; }
   [ -z "$(wipefs -n "$1" 2>&1)" ] || { echo 'it holds a signature (wipefs -n)'; return 1; }
-  blocks=$(($(blockdev --getsize64 "$1") / 65536)) at=0
-  said=$(while [ $at -le 16 ]; do
-    dd if="$1" bs=65536 skip=$((at * (blocks - 1) / 16)) count=1 2>/dev/null || echo unreadable
-    at=$((at + 1))
-  done | tr -d '\000' | head -c 1 | wc -c)
+  blocks=$(($(blockdev --getsize64 "$1") / 65536)) at=1
+  said=$({
+    dd if="$1" bs=65536 count=256 2>/dev/null || echo unreadable
+    while [ $at -le 64 ]; do
+      dd if="$1" bs=65536 skip=$((at * (blocks - 1) / 64)) count=1 2>/dev/null || echo unreadable
+      at=$((at + 1))
+    done
+  } | tr -d '\000' | head -c 1 | wc -c)
   [ "$said" -eq 0 ] || { echo 'it holds data of a kind that is not known'; return 1; }
 }
 

@@ -74,13 +74,15 @@ class Found:
         now = buys.in_words(self.expected.days(), self.expected.horizon_days)
         before = [
             f"{self.seen.mountpoint} on {self.seen.host}: {_use(self.seen.usage)}. "
-            f"Days to {self.expected.threshold_ratio:.0%}: {now}.",
-            f"Wanted: {amount(self.wanted_bytes)} ({self.wanted_why}).",
+            f"Days to {_percent(self.expected.threshold_ratio)}: {now}.",
+            f"Wanted: {amount(self.wanted_bytes)} ({self.wanted_why})."
+            if self.wanted_bytes
+            else f"Nothing more is wanted: as it is, nine of ten futures hold {self.wanted_days} days.",
             *self._warnings(),
         ]
         after = [f"Not offered - {way.name}: {way.refused}." for way in self.ways if way.refused]
         after += [f"Never - {never.mistake}: {never.why} {never.instead}" for never in NEVER]
-        header = ("way", "what it does", "gains", f"days to {self.expected.threshold_ratio:.0%} then", "safety",
+        header = ("way", "what it does", "gains", f"days to {_percent(self.expected.threshold_ratio)} then", "safety",
                   "takes about", "undo", "measured by")  # fmt: skip
         return Table(header, [row for row in rows if row], before, after)
 
@@ -106,7 +108,7 @@ class Found:
         said = []
         if ratio is not None and ratio >= 0.95:
             said.append(
-                f"Its inodes are {ratio:.0%} used: more bytes alone do not help. A larger ext4 gets more inodes too."
+                f"Its inodes are {_percent(ratio)} used: bytes alone do not help. A larger ext4 gets more inodes too."
             )
         if self.seen.filesystem.read_only:
             said.append(f"It is read-only: {self.seen.filesystem.read_only_flip or 'mounted so'}. Mend that first.")
@@ -134,7 +136,7 @@ def find(
     finally:
         history.close()
     wanted, why = (add_bytes, "as you asked") if add_bytes else told.wanted(days)
-    return Found(seen, told, survey.ways(seen, wanted, files), wanted, why, days)
+    return Found(seen, told, survey.ways(seen, wanted or told.usable_bytes // 10, files), wanted, why, days)
 
 
 class Relief:
@@ -186,12 +188,14 @@ class Relief:
             ("used of what is usable", _ratio(then.usage), _ratio(now.usage)),
             ("its device", _size(then.survey.device_bytes), _size(now.survey.device_bytes)),
             (
-                f"days to {told.threshold_ratio:.0%}",
+                f"days to {_percent(told.threshold_ratio)}",
                 buys.in_words(told.days(), told.horizon_days),
                 buys.in_words(after.days(), told.horizon_days),
             ),
         ]
-        words = f"{amount(abs(gained))} {'more' if gained >= 0 else 'less'} is available than before."
+        words = "As much is available as before."
+        if gained:
+            words = f"{amount(abs(gained))} {'more' if gained > 0 else 'less'} is available than before."
         if self.way is not None:
             words += f" Undo of {self.way.name}: {self.way.undo}."
         return Table(("", "before", "now"), rows, after=(words,))
@@ -256,31 +260,56 @@ def open_relief(
         on_end=evidence.gather,
     )
     found = find(opened, mountpoint, config=loaded, entry=entry, days=days, add_bytes=int(add_gib * 2**30), files=files)
-    left = unfinished(options.runs, entry.name, mountpoint)
     words = ""
-    if left is not None:
-        chosen: Way | None = Way(way or left.runbook, find_runbook(left.runbook).title, Safety.ADDS,
-                                 undo=find_runbook(left.runbook).undo_takes, runbook=left.runbook,
-                                 parameters=left.parameters)  # fmt: skip
+    chosen: Way | None = None
+    left = newest_run(options.runs, entry.name, mountpoint)
+    if left is not None and left.outcome == "open":
+        chosen = _as_way(left)
         words = f"Unfinished, and carried on: {left.run}. Whatever `way` says, this comes first."
-    else:
-        chosen = found.way(way) if way else None
+    elif (
+        left is not None
+        and left.outcome == "done"
+        and _did(left, way)
+        and way not in {each.name for each in found.ways}
+    ):
+        chosen = _as_way(left)
+        words = f"Done before, in {left.run}: nothing of it is repeated, and `relief.undo()` takes it back."
+    elif way:
+        chosen = found.way(way)
     session = None
     if chosen is not None:
         session = session_on(find_runbook(chosen.runbook), opened, dict(chosen.parameters), options)
     return Relief(opened, found, chosen, session, options, words)
 
 
-def unfinished(runs: Path, host: str, mountpoint: str) -> RunState | None:
-    """The newest run of a way on this mount point that has begun and has not ended."""
+def newest_run(runs: Path, host: str, mountpoint: str) -> RunState | None:
+    """The newest run of a way on this mount point; None when there was none."""
     mine = all_runbooks(__package__)
     for directory in directories(runs):
         with suppress(RunbookError):
             state = state_of(directory)
             here = state.host == host and state.parameters.get("mountpoint") == mountpoint
-            if here and state.outcome == "open" and state.runbook in mine:
+            if here and state.runbook in mine and state.outcome != "not begun":
                 return state
     return None
+
+
+_THROUGH_VOLUME = ("add-disk", "add-volume", "grow-volume")
+
+
+def _did(state: RunState, way: str) -> bool:
+    """Whether a run did the way of this name: `drop-slot:NAME` has NAME among its parameters."""
+    kind, _, what = way.partition(":")
+    runbook = "extend-volume" if kind in _THROUGH_VOLUME else kind
+    return state.outcome == "done" and state.runbook == runbook and (not what or what in state.parameters.values())
+
+
+def _as_way(state: RunState) -> Way:
+    runbook = find_runbook(state.runbook)
+    return Way(
+        runbook.name, runbook.title, Safety.ADDS, undo=runbook.undo_takes, runbook=runbook.name,
+        parameters=state.parameters,
+    )  # fmt: skip
 
 
 def text(found: Found) -> str:
@@ -292,13 +321,13 @@ def text(found: Found) -> str:
         lines += [
             f"{name}: {what}",
             f"  gains      {gains}; measured: {measured}",
-            f"  then       {days} to {found.expected.threshold_ratio:.0%}",
+            f"  then       {days} to {_percent(found.expected.threshold_ratio)}",
             f"  safety     {safety}; takes about {seconds}",
             f"  undo       {undo}",
             f"  does it    runbook run {way.runbook} --host {word(found.seen.host)} {_given(way)}",
             "",
         ]
-    if not found.enough:
+    if found.wanted_bytes and not found.enough:
         lines += [f"No way alone gives the {amount(found.wanted_bytes)} that are wanted."]
     return "\n".join(shown(redact(line)) for line in [*lines, *table.after])
 
@@ -338,7 +367,11 @@ def _use(usage: Usage) -> str:
 
 
 def _ratio(usage: Usage) -> str:
-    return "cannot tell" if usage.used_ratio is None else f"{usage.used_ratio:.1%}"
+    return "cannot tell" if usage.used_ratio is None else _percent(usage.used_ratio, 1)
+
+
+def _percent(ratio: float, digits: int = 0) -> str:
+    return f"{ratio * 100:.{digits}f} %"
 
 
 def _size(size: int | None) -> str:

@@ -30,7 +30,7 @@ def ways(seen: Seen, want_bytes: int) -> Iterator[Way]:  # noqa: ARG001 - a rese
         return
     yield Way(
         "lower-reserve",
-        f"Lower root's reserve from {reserve / size:.1%} to {KEEP_PERCENT} %",
+        f"Lower root's reserve from {reserve / size * 100:.1f} % to {KEEP_PERCENT} %",
         Safety.KEEPS,
         gain_bytes=gain,
         measured="the reserved blocks in the superblock, and the free ones",

@@ -54,7 +54,7 @@ def test_a_slot_is_dropped_once_and_its_wal_goes_whatever_dies(practice: Practic
             quick_path,
             lambda: int((quick_path / "place/count").read_text()),
         )
-        tried, of = check(work, cases=8, undo=False)
+        tried, of = check(work, cases=4, undo=False)
     print(f"drop-slot: {tried} of {of} places, none wrong")
 
 
@@ -90,5 +90,5 @@ def test_a_log_is_whole_in_one_of_two_places_whatever_dies(practice: PracticeHos
             quick_path,
             lambda: int((quick_path / "place/count").read_text()),
         )
-        tried, of = check(work, cases=12, undo=True)
+        tried, of = check(work, cases=6, undo=True)
     print(f"archive-log: {tried} of {of} places, none wrong")
