@@ -23,8 +23,8 @@ from runbooks_lib.capacity.events import STEP_SHARE
 Places = npt.NDArray[np.int64]
 Chosen = npt.NDArray[np.bool_]
 
-FUTURES = 1000
-_SEASONS = 300  # so many of them are of another season
+FUTURES = 500
+_SEASONS = 150  # so many of them are of another season
 _RECENT_DAYS = np.array([14, 30, 60, 90, 180, 365])
 _RECENT_SHARES = np.array([0.20, 0.20, 0.16, 0.14, 0.10, 0.10])
 _SEASON_DAYS = np.array([30, 60, 90])
@@ -59,8 +59,7 @@ def futures(values: Floats, horizon_days: int, seed: int) -> Floats:
     factors *= (_YEAR / min(_YEAR, len(changes))) ** _SHORT_PAST_POWER
     factors = np.where(factors > 0, _SPREAD_UP * factors, factors)
     picked = _picked_days(len(changes), horizon_days, season, random)
-    steps = usual[picked]
-    steps[as_it_was] = changes[picked[as_it_was]]
+    steps = np.concatenate([usual, changes]).take(picked + len(changes) * as_it_was[:, None])
     ahead = np.arange(1, horizon_days + 1)
     if bend:
         steps *= np.clip(1 + bend * ahead, 0.4, 2.5)

@@ -264,8 +264,7 @@ def _paragraph(made: Plan, expected: Outlook, settings: PartitionSettings, today
         begin = f", begin {'now' if late else f'by {day(made.begin_by, today)}'} ({lead_time(settings)} are needed)"
     _, needed, *others = made.choices
     bill = "" if needed.price is None else f" It costs {money(needed.price, made.currency)}."
-    buys = [f"{amount(one.bytes_added)}{_priced(one, made.currency)} {_buys(one)}" for one in others]
-    other = f" {_joined(buys)}." if buys else ""
+    other = f" {_others(others, made.currency)}." if others else ""
     return (
         f"Add {amount(needed.bytes_added)} to {name(expected)}{begin}: then the chance that it is full by {end} is at"
         f" most {risk}; with nothing added it is {chance}.{bill}{other}"
@@ -281,12 +280,17 @@ def gain(one: Purchase) -> str:
     return f"{one.days_gained:.0f} day{'' if round(one.days_gained) == 1 else 's'}"
 
 
-def _buys(one: Purchase) -> str:
-    return f"{'last' if math.isinf(one.days_gained) else 'buy'} {gain(one)}"
+def _others(choices: Sequence[Purchase], currency: str) -> str:
+    """What the other amounts would buy; those that last to the end are named together."""
+    buys = [f"{_priced(one, currency)} buy {gain(one)}" for one in choices if not math.isinf(one.days_gained)]
+    enough = [_priced(one, currency) for one in choices if math.isinf(one.days_gained)]
+    lasting = [f"{_joined(enough)} last until then"] if enough else []
+    return "; ".join(([_joined(buys)] if buys else []) + lasting)
 
 
 def _priced(one: Purchase, currency: str) -> str:
-    return "" if one.price is None else f" ({money(one.price, currency)})"
+    price = "" if one.price is None else f" ({money(one.price, currency)})"
+    return f"{amount(one.bytes_added)}{price}"
 
 
 def money(price: float, currency: str) -> str:

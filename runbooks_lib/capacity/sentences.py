@@ -232,7 +232,7 @@ _HEADLINES: dict[str, Callable[[Outlook, date], str]] = {
 def _remarks(told: Outlook, today: date) -> list[str]:
     said = []
     step = _event(told, "step")
-    if step is not None and told.without_step is not None:
+    if step is not None and told.without_step is not None and _event(told, "runaway") is None:
         jump = f"On {day(step.day, today)} it rose by {amount(step.change, told.resource)} in one day"
         said.append(f"{jump}; {_if_one_off(told, told.without_step[0], today)}.")
     resize = _event(told, "resize")

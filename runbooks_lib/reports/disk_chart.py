@@ -90,6 +90,7 @@ def _paint(canvas: Canvas) -> None:
         _wedge(canvas)
     else:
         _fan(canvas)
+    _runaway(canvas)
     _history(canvas)
     _limits(canvas)
     if not canvas.hours_only:
@@ -133,6 +134,18 @@ def _fan(canvas: Canvas) -> None:
     for edge in (0.10, 0.90):
         canvas.axes.plot(x, path[edge], color=FUTURE, linewidth=0.7, alpha=0.8, zorder=2.5)
     canvas.axes.plot(x, path[0.50], color=FUTURE, linewidth=2.0, linestyle=(0, (4, 1.6)), zorder=3)
+
+
+def _runaway(canvas: Canvas) -> None:
+    """Something fills it within a day: the fan knows only days and hardly shows it, so that the rate is drawn too."""
+    running = next((event for event in canvas.outlook.events if event.kind == "runaway"), None)
+    if running is None or canvas.outlook.state == "crossed":
+        return
+    now, full = canvas.level(canvas.outlook.used), canvas.level(canvas.outlook.usable)
+    days = (full - now) * canvas.unit_size / (running.after * 24)
+    canvas.axes.plot([0.0, days], [now, full], color=LIMIT, linewidth=2.4, zorder=5)
+    text = " if it goes on at this rate"
+    canvas.text(days, now + 0.35 * (full - now), text, color=LIMIT, va="center", fontweight="bold")
 
 
 def _wedge(canvas: Canvas) -> None:
@@ -209,23 +222,28 @@ def _resizes(canvas: Canvas) -> None:
 
 
 def _annotations(canvas: Canvas, annotations: Sequence[Annotation]) -> None:
-    """A flag on the day, its foot on the scale of days; the whole text stands in the notes below the chart."""
-    if canvas.hours_only:
+    """A number on the line for each day that a person noted, white where that day is taken out of the forecast; the
+    texts stand with their numbers below the chart, where there is room for them."""
+    known = np.isfinite(canvas.used)
+    if canvas.hours_only or not known.any():
         return
     height, width = canvas.top - canvas.bottom, canvas.last - canvas.first
     placed: list[float] = []
-    for one in annotations:
+    for number, one in enumerate(annotations, start=1):
         x = (one.start - canvas.now).total_seconds() / 86_400
         if not canvas.first <= x <= 0:
             continue
-        row = sum(abs(x - other) < 0.3 * width for other in placed) % 3
+        y = float(np.interp(x, canvas.days[known], canvas.used[known]))
+        away = 17 + 16 * (sum(abs(x - other) < 0.03 * width for other in placed) % 3)
         placed.append(x)
-        y = canvas.bottom + (0.05 + 0.07 * row) * height
-        canvas.axes.plot([x, x], [canvas.bottom, y], color=INK, linewidth=1.0, zorder=5)
-        canvas.axes.plot([x], [y], "v", color=INK, markersize=5, markeredgecolor="white", zorder=6)
-        right = x > canvas.first + 0.35 * width
-        text = words.plain(one.text, limit=24)
-        canvas.text(x, y, f"{text}  " if right else f"  {text}", ha="right" if right else "left", va="center")
+        below = y > canvas.bottom + 0.55 * height  # above are the limits and their labels
+        out = one.kind == "exclude"
+        canvas.axes.annotate(
+            str(number), (x, y), xytext=(0, -away if below else away), textcoords="offset points", ha="center",
+            va="center", fontsize=TEXT_POINTS, color=INK if out else "white", zorder=9,
+            bbox={"boxstyle": "circle,pad=0.2", "facecolor": "white" if out else INK, "edgecolor": INK},
+            arrowprops={"arrowstyle": "-", "color": INK, "linewidth": 0.9, "shrinkB": 0},
+        )  # fmt: skip
 
 
 def _threshold_dates(canvas: Canvas) -> None:

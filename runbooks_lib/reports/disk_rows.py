@@ -128,10 +128,10 @@ def _notes(partition: Partition, today: date) -> Iterable[str]:
     told = [text for text in happened if text][-_MOST_EVENTS:]
     if told:
         yield f"In that time: {'; '.join(told)}."
-    for one in partition.annotations[-_MOST_EVENTS:]:
+    for number, one in list(enumerate(partition.annotations, start=1))[-_MOST_EVENTS:]:
         out = ", taken out of the forecast" if one.kind == "exclude" else ""
         when = words.day(one.start.date(), today=today)
-        yield f"Noted for {when} by {words.plain(one.author)}{out}: {words.sentence(one.text)}"
+        yield f"({number}) Noted for {when} by {words.plain(one.author)}{out}: {words.sentence(one.text)}"
     if partition.with_excluded is not None:
         yield f"With what was taken out: {words.sentence(partition.with_excluded.sentence)}"
 

@@ -72,7 +72,7 @@ def _share(one: Share) -> str:
     needed, left = words.amount(one.needed_bytes), words.amount(one.left_bytes)
     if one.given:
         return f"{one.name} can be given the {needed} that it needs"
-    return f"{one.name} cannot: it needs {needed}, and {left if one.left_bytes else 'nothing'} is left then"
+    return f"{one.name} cannot: it needs {needed}, and {f'{left} are' if one.left_bytes else 'nothing is'} left then"
 
 
 def _place(one: Plan) -> str:

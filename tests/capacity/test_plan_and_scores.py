@@ -123,8 +123,8 @@ def test_a_plan_says_what_to_add_by_when_what_it_buys_and_costs() -> None:
     assert made.sentence == (
         f"Add {added:.0f} GiB to `/srv/db` on tc-db-01, begin by {made.begin_by.day} December (10 working days are"
         f" needed): then the chance that it is full by 23 November 2027 is at most 5 %; with nothing added it is"
-        f" over 99 %. It costs {0.1 * added:.2f} EUR. 10 GiB (1.00 EUR) buy {amounts[0].days_gained:.0f} days, 50 GiB"
-        f" (5.00 EUR) buy {amounts[1].days_gained:.0f} days and 100 GiB (10.00 EUR) last until then."
+        f" over 99 %. It costs {0.1 * added:.2f} EUR. 10 GiB (1.00 EUR) buy {amounts[0].days_gained:.0f} days and 50"
+        f" GiB (5.00 EUR) buy {amounts[1].days_gained:.0f} days; 100 GiB (10.00 EUR) last until then."
     )
 
 
