@@ -22,6 +22,7 @@ STEP_SHARE = 0.40
 _EMPTIED_TO = 0.10
 _CLEAN_UP_SHARE = 0.25
 _FEWEST_CLEAN_UPS = 3
+_RESTLESS = 0.4
 
 
 @dataclass(frozen=True)
@@ -109,8 +110,8 @@ def steps(days: Days, used: Floats, *, at_least: float) -> list[Event]:
 
 def clean_ups(days: Days, used: Floats) -> Event | None:
     """The habit of being cleaned up: at least three drops of a quarter of the range each, at distances that are alike
-    (the longest at most three times the median); else None. Monthly and weekly jobs are found, one-off deletions are
-    not.
+    (the longest at most three times the median); else None. Monthly and weekly jobs are found; one-off deletions are
+    not, nor is a level that goes up and down all the time.
     """
     starts, ends = _drops(used)
     if len(used) < 14 or len(starts) < _FEWEST_CLEAN_UPS:
@@ -118,6 +119,9 @@ def clean_ups(days: Days, used: Floats) -> Event | None:
     distance = np.diff(starts)
     every = float(np.median(distance))
     if every < 2 or distance.max() > 3 * every or len(used) - 1 - starts[-1] > 3 * every:
+        return None
+    # A level that is only restless falls on every other day, and its large falls come at any distance.
+    if (np.diff(used) < 0).mean() > _RESTLESS and distance.std() > 0.25 * distance.mean():
         return None
     before, after = float(used[starts].mean()), float(used[ends].mean())
     return Event("clean-ups", to_date(days[ends[-1]]), after, before, every_days=every)

@@ -334,7 +334,8 @@ class _Question:
             state=self._state(blank, start_by, running is not None),
             days_to_threshold=spans,
             dates=dates,
-            probability_full=self._chances(told, blank.stale_days),
+            # Days know nothing of what fills it within hours, and would say that it is safe.
+            probability_full=self._chances(told, blank.stale_days) if running is None else None,
             start_by=start_by,
             confidence=_confidence(told, blank.stale_days),
             events=_in_order(happened),

@@ -42,6 +42,7 @@ _YEAR = 365
 _PARTS = 12
 _PACE_SQUARED_T = 16.0  # the trend of the monthly growth counts from |t| = 4 on
 _EMPTIED_TO = 0.10
+_RESTLESS = 1 / 3
 
 
 def futures(values: Floats, horizon_days: int, seed: int) -> Floats:
@@ -60,6 +61,8 @@ def futures(values: Floats, horizon_days: int, seed: int) -> Floats:
     factors = np.where(factors > 0, _SPREAD_UP * factors, factors)
     picked = _picked_days(len(changes), horizon_days, season, random)
     steps = np.concatenate([usual, changes]).take(picked + len(changes) * as_it_was[:, None])
+    lasting, mean = _lasting(usual), usual.mean()
+    steps = mean + lasting * (steps - mean)
     ahead = np.arange(1, horizon_days + 1)
     if bend:
         steps *= np.clip(1 + bend * ahead, 0.4, 2.5)
@@ -98,8 +101,8 @@ def _even(random: np.random.Generator, *shape: int) -> Floats:
     """Numbers between 0 and 1, each row spread evenly and in random order: chance alone would move a
     band's cover by two points.
     """
-    ranks = random.random(shape).argsort(axis=-1)
-    return np.asarray((ranks + random.random(shape)) / shape[-1], dtype=np.float64)
+    drawn = random.random((*shape[:-1], 2, shape[-1]))
+    return np.asarray((drawn[..., 0, :].argsort(axis=-1) + drawn[..., 1, :]) / shape[-1], dtype=np.float64)
 
 
 def _bell(even: Floats) -> Floats:
@@ -133,6 +136,21 @@ def _spread(changes: Floats) -> float:
     if mean == 0:
         return _SPREAD_MOST
     return min(max(float(parts.std(ddof=1)) / mean, _SPREAD_LEAST), _SPREAD_MOST)
+
+
+def _lasting(changes: Floats) -> float:
+    """How much of the ups and downs adds up, 0..1: 1 for growth, little for a level that is only restless.
+
+    The root of the variance ratio (Cochrane 1988): that of the changes over two months against that of twelve
+    stretches. Asked only where falls are a third of all movement or more: a year says little about two months.
+    """
+    movement, long = float(np.abs(changes).sum()), 12 * _BLOCK_DAYS
+    if len(changes) < 2 * long or -float(changes[changes < 0].sum()) < _RESTLESS * movement:
+        return 1.0
+    level = np.concatenate([[0.0], np.cumsum(changes)])
+    once = float(np.var(level[_BLOCK_DAYS:] - level[:-_BLOCK_DAYS]))
+    whole = float(np.var(level[long:] - level[:-long]))
+    return min(1.0, float(np.sqrt(whole / (12 * once)))) if once > 0 else 1.0
 
 
 def _bend(changes: Floats) -> float:

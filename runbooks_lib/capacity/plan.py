@@ -263,6 +263,7 @@ def _paragraph(made: Plan, expected: Outlook, settings: PartitionSettings, today
         late = made.begin_by <= today
         begin = f", begin {'now' if late else f'by {day(made.begin_by, today)}'} ({lead_time(settings)} are needed)"
     _, needed, *others = made.choices
+    others = [one for one in others if not math.isnan(one.days_gained)]  # what lasts anyway gains no days
     bill = "" if needed.price is None else f" It costs {money(needed.price, made.currency)}."
     other = f" {_others(others, made.currency)}." if others else ""
     return (

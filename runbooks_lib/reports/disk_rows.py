@@ -44,7 +44,7 @@ def row(partition: Partition, today: date, horizon_days: int) -> Row:
         dates_of="Full" if expected.state == "crossed" else f"Passes {words.percent(expected.threshold_ratio)}",
         dates=_dates(expected, today, horizon_days),
         chances=tuple((f"within {days} days", chance) for days, chance in chances.items()),
-        buys=_buys(partition),
+        buys=_buys(partition, today),
         notes=tuple(_notes(partition, today)),
     )
 
@@ -109,11 +109,15 @@ def _chances(expected: Outlook) -> dict[int, str]:
     return said
 
 
-def _buys(partition: Partition) -> tuple[tuple[str, str], ...]:
+def _buys(partition: Partition, today: date) -> tuple[tuple[str, str], ...]:
     """What each amount of the plan buys, where the disk could be full within the plan's time at all."""
     if partition.plan is None or not partition.plan.needed_bytes:
         return ()
-    return tuple((words.amount(one.bytes_added), gain(one)) for one in partition.plan.choices[1:])
+    end = f"until {words.short_day(partition.plan.until, today=today)}"
+    return tuple(
+        (words.amount(one.bytes_added), end if math.isinf(one.days_gained) else gain(one))
+        for one in partition.plan.choices[1:]
+    )
 
 
 def _notes(partition: Partition, today: date) -> Iterable[str]:

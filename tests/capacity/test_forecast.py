@@ -200,3 +200,15 @@ def test_import_and_one_forecast_need_only_numpy() -> None:
     )
     ran = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=60)
     assert ran.stdout == "[]\n"
+
+
+@quick
+@given(series(), st.integers(1, 120), st.integers(1, 400))
+def test_a_longer_horizon_does_not_change_what_is_said_of_the_days_before(values: Array, near: int, more: int) -> None:
+    assert np.array_equal(told(values, horizon_days=near).paths, told(values, horizon_days=near + more).paths[:, :near])
+
+
+def test_a_restless_level_does_not_wander_off() -> None:
+    restless = 1000 + np.random.default_rng(0).normal(0, 20, 365)
+    low, high = told(restless).quantile([0.1, 0.9], 90)
+    assert 850 < low < 1000 < high < 1150, "adding up its daily changes would say 650 and 1350"

@@ -274,6 +274,8 @@ def test_a_runaway_log_on_an_old_disk_is_raised() -> None:
     told = seen(past(np.concatenate([np.full(364, 50 * GIB), [57.2 * GIB]]), recent=samples(times, used)))
     assert told.state == "act"
     assert "filling by 7.2 GiB an hour for an hour: at this rate it is full in 6 hours" in told.sentence
+    assert told.sentence.endswith("Find what writes there now."), "and nothing of a step of today"
+    assert told.probability_full is None
     # When the disk is full the rate is zero, and the level speaks.
     full = samples(times, np.minimum(used + 50 * GIB, 100 * GIB))
     assert seen(past(np.full(365, 100 * GIB), recent=full)).state == "crossed"
