@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 KEPT_END_BYTES = 64 * 1024  # of each end, when there was too much
 PATIENCE_SECONDS = 0.5
+NAP_SECONDS = 1.0  # with a hundred hosts that are waited for, shorter naps cost more than what the hosts say
 STRAY_LIMIT_BYTES = 256 * 1024  # what a .bashrc may print before the script begins; not counted as output
 
 
@@ -146,8 +147,8 @@ class Capture:
         """Wait for the end, or for `until`; False when the time is over.
 
         When the script has answered but its shell does not end (a child in the kernel's hands), or the shell was ended
-        and a child holds its streams, PATIENCE_SECONDS more are given. That is looked at between naps, so that the
-        usual end costs one wake-up and not three.
+        and a child holds its streams, PATIENCE_SECONDS more are given. That is looked at between naps (so it may take
+        NAP_SECONDS until it is noticed), so that the usual end costs one wake-up and not three.
         """
         end = time.monotonic() + seconds
         complete_since: float | None = None
@@ -164,7 +165,7 @@ class Capture:
                         return True
                 if now >= end:
                     return self.answered or self.framed or self.shell_known
-                self._event.wait(min(end - now, PATIENCE_SECONDS / 2))
+                self._event.wait(min(end - now, PATIENCE_SECONDS if complete_since else NAP_SECONDS))
         finally:
             self._watched = False
 

@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from runbooks_lib.errors import RunbookError
@@ -110,24 +110,32 @@ def run_round(
     deadline_seconds: float,
     executor: Executor | None = None,
     keep: bool = False,
+    let_go: bool = False,
 ) -> list[Outcome[T]]:
-    """The same; `on_row` is told each row with its place in `hosts`."""
+    """The same; `on_row` is told each row with its place in `hosts`. With `let_go` it alone gets the values: they are
+    not kept until the end."""
     if workers < 1:
         raise ValueError(f"workers must be at least 1, not {workers}")
     shared: _Round[T] = _Round(hosts, work, keep)
     rows: dict[int, Outcome[T]] = {}
     closed: dict[int, float] = {}
     crew = _Crew(shared, min(workers, len(hosts))) if executor is None else _Borrowed(shared, executor)
+
+    def tell(index: int, row: Outcome[T]) -> None:
+        on_row(index, row)
+        if let_go:
+            rows[index] = replace(row, value=None)
+
     try:
         crew.start()
         while len(rows) < len(hosts):
-            _collect(shared, rows, closed, deadline_seconds, on_row)
-            _enforce(shared, rows, closed, deadline_seconds, crew, on_row)
+            _collect(shared, rows, closed, deadline_seconds, tell)
+            _enforce(shared, rows, closed, deadline_seconds, crew, tell)
     except KeyboardInterrupt:
         shared.stop = True
         crew.stop()
         _drain(shared, rows, closed, deadline_seconds)
-        under_way = [shared.hosts[index] for index in list(shared.started) if index not in rows]
+        under_way = [shared.hosts[index] for index in shared.started.copy() if index not in rows]
         close_all(under_way, within=0.5)
         _drain(shared, rows, closed, deadline_seconds)
         now = time.monotonic()
@@ -192,7 +200,8 @@ def _enforce(
 ) -> None:
     """Close the hosts whose time is over; give up on those that do not come back even then."""
     now = time.monotonic()
-    for index, begin in list(shared.started.items()):
+    # Not list(items()): that makes objects, so that garbage may be collected and a worker's turn come in between.
+    for index, begin in shared.started.copy().items():
         if index in rows:
             del shared.started[index]
         elif index in closed:

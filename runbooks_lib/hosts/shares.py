@@ -87,9 +87,10 @@ class Shares(Generic[T]):
         self._hosts = tuple(hosts)
         self._rows: queue.SimpleQueue[tuple[_Share, Any]] = queue.SimpleQueue()
         self._shares: list[_Share] = []
+        dealt = _deal(self._hosts, processes)
         gc.freeze()  # what stands now is never garbage in a fork, and looking at it would copy its pages
         try:
-            for places in _deal(self._hosts, processes):
+            for places in dealt:
                 self._fork(places, work)
         except BaseException:
             self.close()
@@ -239,7 +240,8 @@ def _serve(pipe: Connection, not_ours: Sequence[Connection], hosts: Sequence[Hos
         each.close()  # or the others would not see it when the one that forked us is gone
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the one that forked us says what Ctrl-C means
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    gc.set_threshold(20_000, 20, 20)
+    gc.collect()  # nothing, since all is frozen; but from now on little counts as much
+    gc.set_threshold(1_000, 5, 4)  # a connection of paramiko's is a circle of some 20 KB
     orders: queue.SimpleQueue[_Order] = queue.SimpleQueue()
     threading.Thread(target=_orders, args=(pipe, orders, hosts), daemon=True).start()
     while True:
@@ -251,6 +253,7 @@ def _serve(pipe: Connection, not_ours: Sequence[Connection], hosts: Sequence[Hos
             workers=order.workers,
             deadline_seconds=order.deadline_seconds,
             keep=order.keep_connections,
+            let_go=True,
         )
 
 

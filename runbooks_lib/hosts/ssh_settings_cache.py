@@ -70,7 +70,7 @@ def get(key: Key) -> SshSettings | None:
         shelf = _shelf(key)
         kept = shelf.answers.get(key.text)
         if kept is None and key.text in shelf.stored:
-            kept = _revive(shelf.stored[key.text])
+            kept = _revive(shelf.stored.pop(key.text))
             if kept is not None:
                 shelf.answers[key.text] = kept
         return kept

@@ -45,7 +45,7 @@ def collected(directory: Path) -> dict[str, str | None]:
 
 def test_many_hosts_are_read_by_several_processes_and_each_is_stored(tmp_path: Path, practice: PracticeHost) -> None:
     before = "Host dead\n  HostName 127.0.0.1\n  Port 1\n"
-    inventory(tmp_path, practice, "dead", before=before)
+    inventory(tmp_path, practice, "dead", before=before, extra="[collect]\nworkers = 16\n")
     done = subprocess.run(
         [sys.executable, "-m", "runbooks_lib", "collect"], cwd=tmp_path, capture_output=True, text=True, timeout=120
     )
@@ -63,7 +63,7 @@ def test_a_process_that_is_killed_in_a_round_is_told_and_what_was_read_is_kept(
     with socket.create_server(("127.0.0.1", 0), backlog=64) as silent:
         before = f"Host silent*\n  HostName 127.0.0.1\n  Port {silent.getsockname()[1]}\n"
         names = [f"silent{number}" for number in range(6)]
-        inventory(tmp_path, practice, *names, before=before, extra="[collect]\ndeadline_seconds = 15\n")
+        inventory(tmp_path, practice, *names, before=before, extra="[collect]\nworkers = 32\ndeadline_seconds = 15\n")
         process = subprocess.Popen(
             [sys.executable, "-m", "runbooks_lib", "collect"],
             cwd=tmp_path,
