@@ -382,3 +382,15 @@ def test_what_needs_root_or_timed_out_is_listed_and_never_well(quiet: Scene) -> 
 def test_a_host_without_a_database_has_nothing_untold_about_one(quiet: Scene) -> None:
     told = with_(quiet, deeper={"postgres_activity": absent("no PostgreSQL server runs here")})
     assert not any("lock-queue" in gap.rules for gap in told.untold)
+
+
+def test_a_lock_is_a_consequence_only_when_its_holder_waits_for_the_disk(quiet: Scene) -> None:
+    victims = [session(pid, wait_type="Lock", blocked_by=(10,), query_seconds=20.0) for pid in (11, 12)]
+    details = {"postgres_details": available((server(databases={"b": 500 * MIB}),))}
+
+    def causes(holder: Session) -> list[str]:
+        told = with_(quiet, snapshot=full(), deeper={"postgres_activity": activity(holder, *victims), **details})
+        return [finding.rule for finding in told.findings if not finding.because]
+
+    assert set(causes(session(10))) == {"lock-queue", "database-grown"}
+    assert causes(session(10, wait_type="IO", wait="WALSync")) == ["database-grown"]

@@ -104,7 +104,7 @@ def _locks(scene: Scene) -> Iterator[Finding]:
             )
             severe = blocker.longest_seconds >= 10 or number >= 5
             yield Finding(
-                "lock-queue",
+                "locks-held-up" if held_up else "lock-queue",
                 Severity.RED if severe else Severity.YELLOW,
                 f"{_who(session)} holds a lock for which {words.count(number, 'session')} wait"
                 + (": it is idle inside its transaction" if idle else ""),
@@ -205,7 +205,7 @@ def _standby(scene: Scene) -> Iterator[Finding]:
                 "bring the standby back; or take it out of synchronous_standby_names and reload, knowing that a"
                 " failover may then lose commits",
                 subject=str(activity.pid),
-                explains=SLOWNESS | {"postgres-waits", "lock-queue"},
+                explains=SLOWNESS | {"postgres-waits", "locks-held-up"},
             )
 
 

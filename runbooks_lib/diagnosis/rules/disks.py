@@ -11,7 +11,7 @@ from runbooks_lib.diagnosis.rules.looking import SLOWNESS, messages
 from runbooks_lib.diagnosis.scene import Scene
 from runbooks_lib.facts.rates import DiskRates
 
-_WAITING = SLOWNESS | {"sleepers", "postgres-waits", "kernel-hung", "postgres-unanswered"}
+_WAITING = SLOWNESS | {"sleepers", "postgres-waits", "kernel-hung", "postgres-unanswered", "locks-held-up"}
 # A 7,200 rpm disk makes about 80 to 100 random requests a second, each in about 12 ms (half a turn 4.2 ms, a seek 8
 # ms). A disk that is busy all the time and makes far fewer is not loaded: it is slow.
 _SLOW_PER_SECOND, _SLOW_SERVICE_SECONDS, _SLOW_BYTES = 45.0, 0.015, 8e6

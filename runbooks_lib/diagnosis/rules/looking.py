@@ -9,7 +9,7 @@ from runbooks_lib import words
 from runbooks_lib.diagnosis.scene import Scene
 
 # Findings that only say how trouble shows: whatever holds a host up explains them.
-SLOWNESS = frozenset({"queue-waits", "service-down", "service-slow", "blocked-resource", "stalled"})
+SLOWNESS = frozenset({"queue-waits", "agents-missing", "service-down", "service-slow", "blocked-resource", "stalled"})
 
 
 def ago(seconds: float | None) -> str:

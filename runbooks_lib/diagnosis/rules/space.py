@@ -27,7 +27,7 @@ _PLENTY_BYTES = 10 * 1024**3  # 5 % of a large disk is no emergency
 RELIEVE = "incident/relieve-disk-pressure.ipynb"
 # What a full or broken file system explains: more when the database's files lie on it.
 _STOPPED = SLOWNESS | {"failed-unit", "sleepers"}
-_STOPPED_DATABASE = _STOPPED | {"database-down", "postgres-unanswered", "postgres-waits", "lock-queue"}
+_STOPPED_DATABASE = _STOPPED | {"database-down", "postgres-unanswered", "postgres-waits", "locks-held-up"}
 
 
 @dataclass(frozen=True)

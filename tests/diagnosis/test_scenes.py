@@ -1,0 +1,38 @@
+"""Whole practice machines with one fault each, as they answered: scenes/*.json, kept by `python -m benchmarks.triage`.
+
+The true cause is the first finding, and a healthy machine has none that is red. A new machine's odd answer is a new
+file.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks.triage import kept
+from benchmarks.triage.__main__ import CAUSES, Case
+from runbooks_lib import config as inventory
+from runbooks_lib.diagnosis.diagnosis import diagnose
+from runbooks_lib.training.lab import faults
+
+SCENES = sorted((Path(__file__).parent / "scenes").glob("*.json"))
+
+
+@pytest.mark.parametrize("path", SCENES, ids=lambda path: path.stem)
+def test_the_true_cause_is_found_first_and_nothing_is_red_on_a_healthy_machine(path: Path, tmp_path: Path) -> None:
+    file = tmp_path / "runbooks.toml"
+    file.write_text('[hosts.kept]\n[hosts.kept.partitions."/srv/db"]\ndatabase = true\n')
+    name, names, scene = kept.load(path, inventory.load(file))
+    case = Case(name, names, diagnose(scene))
+    assert case.right, [finding.key for finding in case.told.findings]
+    assert case.false_reds == ()
+
+
+def test_there_is_a_scene_of_every_fault_and_of_the_healthy_machine() -> None:
+    seen = {tuple(json.loads(path.read_text())["faults"]) for path in SCENES}
+    assert set(CAUSES) == set(faults.FAULTS)
+    # A machine whose power is cut answers nothing, as one whose cable is pulled; that it came back is tested in
+    # test_rules.
+    assert seen >= {(), *((name,) for name in CAUSES if name != "power-cut")}
