@@ -41,8 +41,8 @@ not_empty() { # device
   blocks=$(($(blockdev --getsize64 "$1") / 65536)) at=1
   said=$({
     dd if="$1" bs=65536 count=256 2>/dev/null || echo unreadable
-    while [ $at -le 64 ]; do
-      dd if="$1" bs=65536 skip=$((at * (blocks - 1) / 64)) count=1 2>/dev/null || echo unreadable
+    while [ $at -le 24 ]; do
+      dd if="$1" bs=65536 skip=$((at * (blocks - 1) / 24)) count=1 2>/dev/null || echo unreadable
       at=$((at + 1))
     done
   } | tr -d '\000' | head -c 1 | wc -c)

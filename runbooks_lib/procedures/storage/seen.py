@@ -173,7 +173,7 @@ def parse(stdout: bytes, nonce: str, servers: Sequence[str] = ()) -> Survey:
         block_bytes=_number(facts.get("block_bytes")),
         behind_bytes=_number(facts.get("behind_bytes")),
         disks=tuple(
-            Disk(name, int(size), "" if why == "empty" else why or "it could not be read within 30 seconds")
+            Disk(name, int(size), "" if why == "empty" else why or "it could not be read within 90 seconds")
             for name, size, why in rows("disks", 3)
             if size.isdigit()
         ),

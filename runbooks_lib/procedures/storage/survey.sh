@@ -26,7 +26,7 @@ for each in /sys/class/block/*; do
   k=${each##*/}
   case $k in loop* | ram* | sr* | dm-* | md* | fd* | zram* | nbd* | drbd*) continue ;; esac
   read -r size <"$each/size" && [ "$size" -ge 131072 ] || continue
-  printf '%s %s %s\n' "$k" "$((size * 512))" "$(timeout -s KILL 30 sh -c "$look"'
+  printf '%s %s %s\n' "$k" "$((size * 512))" "$(timeout -s KILL 90 sh -c "$look"'
 not_empty "$1" && echo empty' look "/dev/$k")"
 done
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +17,7 @@ from runbooks_lib.hosts.local import LocalHost
 from runbooks_lib.procedures.storage import survey
 from runbooks_lib.runbook.places import Places
 from runbooks_lib.runbook.run import Options, Refused
-from tests.procedures.storage.postgres import Cluster, cluster
+from tests.procedures.storage.postgres import PORT, PROGRAMS, Cluster, cluster
 from tests.procedures.storage.work import done, plan_of, quiet_options, undone
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="needs root for loop devices")]
@@ -107,3 +110,22 @@ def test_nothing_under_pg_wal_can_be_named(server: Cluster, tmp_path: Path) -> N
     assert "database directory" in plan_of(HOST, "move-files", given).steps[0].because
     one = {"mountpoint": str(server.mountpoint), "file": str(segment), "length": MIB, "store": str(tmp_path / "aside")}
     assert "database directory" in plan_of(HOST, "archive-log", one).steps[0].because
+
+
+def test_a_slot_that_is_used_is_neither_offered_nor_dropped(server: Cluster) -> None:
+    server.sql("select pg_create_physical_replication_slot('used', true)")
+    (server.sockets / "received").mkdir()
+    shutil.chown(server.sockets / "received", "postgres")
+    command = ["runuser", "-u", "postgres", "--", str(PROGRAMS / "pg_receivewal"), "-h", str(server.sockets)]
+    command += ["-p", PORT, "-D", str(server.sockets / "received"), "-S", "used"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as receiver:
+        try:
+            while server.sql("select active from pg_replication_slots") != "t":
+                assert receiver.poll() is None
+                time.sleep(0.2)
+            server.write_wal(4)
+            given = {"mountpoint": str(server.mountpoint), "data_directory": str(server.data), "slot": "used"}
+            assert "it is active or temporary" in plan_of(HOST, "drop-slot", given).steps[0].because
+            assert "drop-slot:used" not in ways(server)
+        finally:
+            receiver.terminate()
