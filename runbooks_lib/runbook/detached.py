@@ -37,14 +37,26 @@ def run_detached(run: Run, step: Step, command: Command, name: str, attempt: int
     try:
         job.start(run.host, command, run.lock, run=run.name, change=name)
     except HostError as error:
-        came = Changed(Became.UNKNOWN, None, "", str(error))
-        run.note_change(step, name, came)
-        return came
+        if (came := _lost_start(run, step, name, command.root, error)) is not None:
+            run.note_change(step, name, came)
+            return came
     except RunbookError as error:
         came = Changed(Became.NOT_BEGUN, None, "", str(error))
         run.note_change(step, name, came)
         return came
     return follow(run, step, name, root=command.root)
+
+
+def _lost_start(run: Run, step: Step, name: str, root: bool, error: HostError) -> Changed | None:
+    """What became of a job whose start was not answered; None when the host says that it has begun: a service may be
+    down in it, and nobody need be asked whether to stay beside it. Raises Stopped."""
+    run.options.operator.say(f"{step.name}: no answer to the start of its job; asking the host")
+    if _Beside(run, step, name, root).look().state is not job.JobState.NONE:
+        return None
+    try:
+        return settle(run.host, run.options.places, run.name, [name], root=root)[name]
+    except RunbookError:
+        return Changed(Became.UNKNOWN, None, "", str(error))
 
 
 def attach(run: Run, step: Step, mine: StepState) -> None:

@@ -165,7 +165,7 @@ def test_some_of_the_matrix(book: str, every: int, practice: PracticeHost, path:
 
 
 @pytest.mark.lab
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(7200)
 @pytest.mark.parametrize("book", [RUNBOOK.name, EVERY_KIND.name])
 def test_the_matrix_over_a_real_sshd(book: str, path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """RUNBOOKS_MATRIX_EVERY=1 takes every case; each 12th is what every change has time for."""

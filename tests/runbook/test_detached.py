@@ -7,10 +7,11 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from runbooks_lib.hosts.host import Script
+from runbooks_lib.hosts.host import HostUnreachable, Script
 from runbooks_lib.hosts.ssh import SshHost
 from runbooks_lib.runbook import detached, job, journal, lock, runs
 from runbooks_lib.runbook.places import Places
@@ -133,6 +134,29 @@ def test_a_resume_attaches_to_the_job_and_does_not_start_another(
 
 def _interrupt(*_: object, **__: object) -> None:
     raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("began", [True, False])
+def test_a_start_that_is_not_answered_is_looked_for_on_the_host(
+    bench: Bench, marked: str, monkeypatch: pytest.MonkeyPatch, began: bool
+) -> None:
+    start = job.start
+
+    def unanswered(host: SshHost, *arguments: Any, **options: Any) -> bool:
+        if began:
+            start(host, *arguments, **options)
+        raise HostUnreachable(host.name, "the connection died")
+
+    monkeypatch.setattr(job, "start", unanswered)
+    run = bench.approved(book(slow(marked)))
+    if began:
+        carry_out(run)
+        assert bench.text("slow") == "new"
+    else:
+        with pytest.raises(Stopped, match="a command not begun"):
+            carry_out(run)
+        assert bench.text("slow") is None
+    assert bench.kinds().count("change") == 1
 
 
 def test_a_watcher_that_says_no_ends_the_job_and_says_why(bench: Bench, marked: str) -> None:
