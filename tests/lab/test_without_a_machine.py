@@ -186,6 +186,16 @@ def test_an_unknown_acceleration_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
         needs.acceleration.cache_clear()
 
 
+@pytest.mark.parametrize(
+    ("flags", "khz"),
+    [("fpu constant_tsc hypervisor", 2596098), ("constant_tsc", None), ("constant_tsc hypervisor aperfmperf", None)],
+)
+def test_the_rate_of_the_time_stamp_counter_is_taken_only_where_the_kernel_says_it(flags: str, khz: int | None) -> None:
+    text = f"processor\t: 0\ncpu MHz\t\t: 2596.098\nflags\t\t: {flags}\n\nprocessor\t: 1\n"
+    assert needs.tsc_khz(text) == khz
+    assert needs.tsc_khz("processor: 0\n") is None
+
+
 def test_the_images_name_changes_with_everything_that_goes_in(monkeypatch: pytest.MonkeyPatch) -> None:
     before = image.image_key("deb here", "bookworm")
     assert image.image_key("deb here", "bookworm") == before

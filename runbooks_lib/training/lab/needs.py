@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -105,6 +106,21 @@ def acceleration() -> str:
     if with_kvm is None:
         return "tcg"
     return "kvm" if emulated is None or with_kvm < 2 * emulated + 0.5 else "tcg"
+
+
+def tsc_khz(cpuinfo: str | None = None) -> int | None:
+    """The rate of this machine's time stamp counter in kHz; None where the kernel does not say it.
+
+    In a virtual machine without aperf/mperf the kernel writes just this rate as `cpu MHz`; elsewhere it is the core's
+    momentary one (Linux, arch/x86/kernel/cpu/proc.c).
+    """
+    text = Path("/proc/cpuinfo").read_text(encoding="utf-8") if cpuinfo is None else cpuinfo
+    flags = re.search(r"^flags\s*:(.*)$", text, re.MULTILINE)
+    rate = re.search(r"^cpu MHz\s*:\s*([0-9.]+)$", text, re.MULTILINE)
+    known = set(flags[1].split()) if flags else set()
+    if rate is None or not {"hypervisor", "constant_tsc"} <= known or "aperfmperf" in known:
+        return None
+    return round(float(rate[1]) * 1000)
 
 
 def _probe(acceleration: str) -> float | None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runbooks_lib.errors import RunbookError
+from runbooks_lib.training.lab import needs
 from runbooks_lib.training.lab.image import Image
 from runbooks_lib.training.lab.needs import QEMU, program
 from runbooks_lib.training.lab.qmp import SOCKET
@@ -96,7 +97,14 @@ def command_line(image: Image, disks: Disks, start: Start) -> list[str]:
         " systemd.mask=serial-getty@ttyS0.service"  # it hangs up whoever writes to the console
         # As libguestfs does: on a busy machine the kernel takes an emulated timer that is late for a broken one.
         " no_timer_check tsc=reliable 8250.nr_uarts=1 cryptomgr.notests"
+        # The guest's clock runs on while others have the CPU: do not give up what is only slow.
+        " udev.event_timeout=900 systemd.default_timeout_start_sec=600"
     )
+    khz = needs.tsc_khz()
+    if start.acceleration == "tcg" and khz:
+        # An emulated guest counts by our TSC, and measures its rate at boot against a timer. A busy machine delivers
+        # that late, and the guest's clock then runs several times too fast.
+        kernel_arguments += f" tsc_early_khz={khz}"
     cpu = "host" if start.acceleration == "kvm" else "max,la57=off"  # five-level page tables only cost time here
     accelerator = "kvm" if start.acceleration == "kvm" else "tcg,thread=multi,tb-size=256"
     mac = f"{start.mac_suffix >> 8:02x}:{start.mac_suffix & 255:02x}"
