@@ -17,6 +17,7 @@ from runbooks_lib.procedures.relocate_postgres import RUNBOOK
 from runbooks_lib.runbook.places import Places
 from runbooks_lib.runbook.resume import Finished, carry_out, open_run
 from runbooks_lib.runbook.run import Options, target
+from runbooks_lib.runbook.step import Runbook
 from runbooks_lib.training.lab.load import Load
 
 BACKUP = "none: a benchmark"
@@ -48,9 +49,11 @@ class Moved:
     failures: Mapping[str, int]
 
 
-def by_runbook(host: Host, runs: Path, places: Places, parameters: Mapping[str, Any]) -> None:
+def by_runbook(
+    host: Host, runs: Path, places: Places, parameters: Mapping[str, Any], runbook: Runbook = RUNBOOK
+) -> None:
     """The runbook, approved by its digest. Raises RunbookError."""
-    aim = target(RUNBOOK, host, {"backup": BACKUP, **parameters})
+    aim = target(runbook, host, {"backup": BACKUP, **parameters})
     plan = aim.plan()
     run = open_run(aim, Options(runs, places, Nobody(), approve=plan.digest), plan)
     assert not isinstance(run, Finished)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.relocate.moving import by_runbook
+from runbooks_lib.procedures import relocate_directory
 from runbooks_lib.runbook.places import Places
 from runbooks_lib.training.lab.load import Load
 from runbooks_lib.training.lab.machine import Machine, connected
@@ -99,6 +100,18 @@ def test_clients_of_pgbouncer_meet_no_error(two_disks: Machine, tmp_path: Path) 
     assert load.refusals == {}
     assert load.verify(machine.address("postgres")).ok
     assert placed(machine) == NEW
+
+
+def test_a_cold_copy_of_a_service_s_directory_loses_nothing(two_disks: Machine, tmp_path: Path) -> None:
+    machine = two_disks
+    given = {"unit": f"{UNIT}.service", "directory": OLD, "target": NEW}
+    with Load([machine.address("postgres")]) as load, connected(machine) as host:
+        load.wait_acknowledged(30, seconds=120)
+        by_runbook(host, tmp_path / "runs", Places(), given, relocate_directory.RUNBOOK)
+        load.wait_acknowledged(30, seconds=120)
+    assert load.verify().ok
+    assert placed(machine) == NEW
+    assert answer(machine, f"ls -d {OLD}.relocated {NEW}.relocation 2>/dev/null") == f"{OLD}.relocated"
 
 
 # Each tool that the move's commands call has a place before and after it; RUNBOOKS_RELOCATE_CASES=0 takes them all.
