@@ -43,8 +43,8 @@ docs: setup ## docs/commands.md anew from the commands' help
 bench: setup ## every benchmark; see docs/benchmarks.md for what each needs
 	@for each in history report forecast collect; do $(BIN)/python -m benchmarks.$$each; done
 
-bench-forecast: setup ## the forecast's accuracy on growth curves: make bench-forecast DATA=directory
-	@$(BIN)/python -m benchmarks.forecast $(if $(DATA),--data $(DATA))
+bench-forecast: setup ## accuracy on growth curves: make bench-forecast DATA=directory PEERS=1 (Prophet, statsforecast: 600 MB)
+	@$(BIN)/python -m benchmarks.forecast $(if $(DATA),--data $(DATA)) $(if $(PEERS),--peers --origins 6)
 
 lock: ## requirements.txt anew from pyproject.toml (needs uv)
 	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --custom-compile-command "make lock" -o requirements.txt

@@ -3,7 +3,7 @@
 from runbooks_lib.capacity.events import Event
 from runbooks_lib.capacity.growth import CannotTellError, Forecast, Tier, forecast
 from runbooks_lib.capacity.partition import FLOORS, Outlook, outlook
-from runbooks_lib.capacity.plan import DaysBought, Plan, Purchase, days_bought, needed_bytes, plan_for, purchases
+from runbooks_lib.capacity.plan import Plan, Purchase, needed_bytes, plan_for, purchases
 from runbooks_lib.capacity.rates import Rates
 from runbooks_lib.capacity.rolling import Backtest, Curve, backtest
 from runbooks_lib.capacity.scores import Running, Said, score_due
@@ -13,7 +13,6 @@ __all__ = [
     "Backtest",
     "CannotTellError",
     "Curve",
-    "DaysBought",
     "Event",
     "Forecast",
     "Outlook",
@@ -24,7 +23,6 @@ __all__ = [
     "Said",
     "Tier",
     "backtest",
-    "days_bought",
     "forecast",
     "needed_bytes",
     "outlook",

@@ -1,7 +1,4 @@
-"""How much to add, what an amount buys, what it costs: the paragraph that a manager signs is `plan_for(…).sentence`.
-
-The short answer to "how many days do so many bytes buy this partition" is `days_bought(outlook, bytes_added)`.
-"""
+"""How much to add, what an amount buys, what it costs: the paragraph that a manager signs is `plan_for(…).sentence`."""
 
 from __future__ import annotations
 
@@ -9,11 +6,10 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from runbooks_lib.capacity.events import Event
 from runbooks_lib.capacity.growth import CannotTellError, Forecast
 from runbooks_lib.capacity.partition import Outlook, outlook, reach_days
 from runbooks_lib.capacity.sentences import amount, day, name
@@ -90,72 +86,6 @@ def purchases(
             )
         )
     return rows
-
-
-@dataclass(frozen=True)
-class DaysBought:
-    """What `bytes_added` more buys one partition: days until it is full without (`before`) and with them (`after`).
-
-    `by` says whose answer it is. "futures": the day by which one future in ten has filled it; `inf` is beyond the
-    forecast's horizon, so that `days` is at least `least`. "rate": a young or runaway partition, at the rate that it
-    grew last; `inf` when it does not grow. "nothing": neither is known, and both are nan.
-    """
-
-    bytes_added: float
-    before: float
-    after: float
-    by: Literal["futures", "rate", "nothing"]
-    horizon_days: int
-
-    @property
-    def days(self) -> float:
-        """Days gained; `inf` when it lasts beyond the horizon with what is added, nan when nothing is gained that can
-        be told (it lasts beyond the horizon anyway, or nothing is known)."""
-        return self.after - self.before if math.isfinite(self.before) else math.nan
-
-    @property
-    def least(self) -> float:
-        """Days that are gained at least: `days`, or up to the horizon where it lasts longer; 0 when that is unknown."""
-        if not math.isfinite(self.before):
-            return 0.0
-        return min(self.after, float(self.horizon_days)) - self.before if self.by == "futures" else self.days
-
-
-def days_bought(expected: Outlook, bytes_added: float) -> DaysBought:
-    """How many days `bytes_added` more (0 or more) buy this partition; ask an outlook with a horizon of a year, since
-    days beyond the horizon are not counted.
-
-    Judged by the full disk and by the 10 % day: the day to be safe by, not the day that is most likely. A partition
-    that runs away, or is too young for a forecast, is judged by its rate. Of an outlook of inodes the answer is
-    "nothing": bytes may add none. Raises UsageError for less than nothing.
-    """
-    if not bytes_added >= 0:
-        raise UsageError(f"{bytes_added!r} bytes cannot be added")
-    if expected.resource != "bytes" or not expected.usable > 0:
-        return DaysBought(bytes_added, math.nan, math.nan, "nothing", expected.horizon_days)
-    room = max(0.0, expected.usable - expected.used)
-    per_day = _rate_per_day(expected)
-    if per_day is not None:
-        before, after = (left / per_day if per_day > 0 else math.inf for left in (room, room + bytes_added))
-        return DaysBought(bytes_added, before, after, "rate", expected.horizon_days)
-    told = expected.forecast
-    if told is None or told.refusal is not None:
-        return DaysBought(bytes_added, math.nan, math.nan, "nothing", expected.horizon_days)
-    before, after = (
-        max(0.0, told.days_to(level)[0] - expected.stale_days)
-        for level in (expected.usable, expected.usable + bytes_added)
-    )
-    return DaysBought(bytes_added, before, after, "futures", expected.horizon_days)
-
-
-def _rate_per_day(expected: Outlook) -> float | None:
-    """Bytes a day where a rate speaks and no forecast: it runs away, or is hours old; None otherwise."""
-    running: Event | None = next((one for one in expected.events if one.kind == "runaway"), None)
-    if running is not None:
-        return running.after * 24
-    if expected.tier == "hours" and expected.rates is not None:
-        return max(0.0, expected.rates.whole)
-    return None
 
 
 # -- the paragraph that a manager signs --------------------------------------------------------------------------------

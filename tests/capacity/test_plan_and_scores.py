@@ -9,20 +9,17 @@ import pytest
 
 from runbooks_lib.capacity import (
     CannotTellError,
-    Outlook,
     Plan,
     Said,
-    days_bought,
     forecast,
     needed_bytes,
-    outlook,
     plan_for,
     purchases,
     score_due,
 )
 from runbooks_lib.config import PartitionSettings, PlanSettings
 from runbooks_lib.errors import UsageError
-from tests.capacity.partitions import GIB, NOW, every_five_minutes, past, samples, smooth
+from tests.capacity.partitions import GIB, NOW, past, smooth
 
 
 def grown(horizon_days: int = 365):  # type: ignore[no-untyped-def]
@@ -59,43 +56,6 @@ def test_wrong_questions_are_refused() -> None:
         needed_bytes(grown(90), GIB, within_days=365)
     with pytest.raises(CannotTellError):
         needed_bytes(forecast([], []), GIB, within_days=30)
-
-
-def seen(used: object, **how: object) -> Outlook:
-    return outlook(past(used, **how), PartitionSettings("/srv/db"), now=NOW, horizon_days=365)  # type: ignore[arg-type]
-
-
-def test_days_bought_by_the_futures() -> None:
-    # 80 GiB in 365 days: 22 GiB are a hundred days, of which the cautious answer says fewer.
-    expected = seen(smooth(end=80 * GIB))
-    bought = days_bought(expected, 22 * GIB)
-    assert bought.by == "futures"
-    assert 75 < bought.days < 105
-    assert bought.least == bought.days
-    assert days_bought(expected, 0).days == 0
-    endless = days_bought(expected, 1000 * GIB)
-    assert endless.days == np.inf
-    assert endless.least == 365 - endless.before
-    assert days_bought(seen(np.full(365, 50 * GIB)), GIB).least == 0, "it lasts anyway"
-
-
-def test_days_bought_of_a_runaway_or_young_partition_follow_its_rate() -> None:
-    times = every_five_minutes(14 * 24)
-    used = np.full(len(times), 50 * GIB)
-    used[-13:] += np.arange(13) * 0.6 * GIB
-    bought = days_bought(seen([*np.full(364, 50 * GIB), 57.2 * GIB], recent=samples(times, used)), 72 * GIB)
-    assert (bought.by, bought.days) == ("rate", pytest.approx(10 / 24))
-    young = samples(every_five_minutes(5), 40 * GIB + np.arange(61) * 0.05 * GIB)
-    assert days_bought(seen([43 * GIB], recent=young), 14.4 * GIB).days == pytest.approx(1.0)
-
-
-def test_days_bought_are_not_made_up() -> None:
-    nothing = days_bought(seen(np.full(365, np.nan)), GIB)
-    assert (nothing.by, nothing.least) == ("nothing", 0)
-    inodes = seen(np.full(365, GIB), inodes_used=smooth(end=850_000), inodes_total=1_000_000)
-    assert days_bought(inodes, GIB).by == "nothing"
-    with pytest.raises(UsageError, match="cannot be added"):
-        days_bought(inodes, -1.0)
 
 
 # -- the paragraph that a manager signs --------------------------------------------------------------------------------
