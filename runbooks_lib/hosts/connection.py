@@ -89,6 +89,7 @@ class Connection:
         if self._process != os.getpid():
             return  # a fork has the socket and not the thread: it is its parent's to use and to end
         self.transport.cut()
+        self.transport.auth_handler.transport = None  # a circle (see Transport.run); nobody logs in any more
         with self._lock:
             on_close, self._on_close = self._on_close, None
         if on_close is not None:

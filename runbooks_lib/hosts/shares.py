@@ -241,7 +241,7 @@ def _serve(pipe: Connection, not_ours: Sequence[Connection], hosts: Sequence[Hos
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the one that forked us says what Ctrl-C means
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     gc.collect()  # nothing, since all is frozen; but from now on little counts as much
-    gc.set_threshold(1_000, 5, 4)  # a connection of paramiko's is a circle of some 20 KB
+    gc.set_threshold(5_000, 10, 10)  # a connection leaves no garbage (see Transport.run)
     orders: queue.SimpleQueue[_Order] = queue.SimpleQueue()
     threading.Thread(target=_orders, args=(pipe, orders, hosts), daemon=True).start()
     while True:

@@ -159,6 +159,16 @@ class Transport(paramiko.Transport):  # type: ignore[misc]
         """None is disabled; paramiko looks at each, several times a connection."""
         return tuple(getattr(self, f"_preferred_{type_}"))
 
+    def run(self) -> None:
+        """paramiko's thread. At its end the circles are broken: else every connection is garbage that waits to be
+        found, 20 KB of it a host."""
+        super().run()
+        self._handler_table.clear()
+        self.kex_engine = None
+        error = self.saved_exception
+        if error is not None:
+            error.__traceback__ = error.__context__ = None
+
     def handshake(self, seconds: float) -> bool:
         """Exchange keys; False when the time is over. Raises what paramiko raises when the exchange fails."""
         done = threading.Event()
@@ -190,10 +200,10 @@ class Transport(paramiko.Transport):  # type: ignore[misc]
 def attach(channel: Any, capture: Capture) -> None:
     """Let `capture` get what comes over `channel`, its end included."""
     channel.capture = capture
-    set_closed = channel._set_closed
 
     def closed() -> None:
-        set_closed()
+        channel.__dict__.pop("_set_closed", None)  # a circle
+        channel._set_closed()
         capture.close()
 
     channel._set_closed = closed

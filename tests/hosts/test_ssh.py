@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import gc
 import secrets
 import socket
 import struct
 import subprocess
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -200,6 +202,21 @@ def test_an_agent_is_used_only_when_it_is_configured(practice, tmp_path, monkeyp
 
 
 # Dead, silent and odd hosts
+
+
+def test_a_closed_connection_leaves_no_garbage(practice):
+    host = host_with(practice)
+    gc.disable()
+    try:
+        assert host.run(ECHO).stdout == b"here\n"
+        transport = weakref.ref(host._connection.transport)
+        host.close()
+        end = time.monotonic() + 10
+        while transport() is not None:
+            assert time.monotonic() < end, "a circle holds it until garbage is collected"
+            time.sleep(0.02)
+    finally:
+        gc.enable()
 
 
 def test_a_closed_port_is_unreachable_in_words(practice):
