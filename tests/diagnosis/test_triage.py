@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from click.testing import CliRunner
 
 from runbooks_lib import config as inventory
+from runbooks_lib.cli import cli
 from runbooks_lib.config import Config, ServiceSettings
 from runbooks_lib.diagnosis import telling
 from runbooks_lib.diagnosis.diagnosis import Diagnosis
@@ -107,6 +109,17 @@ def test_a_host_that_cannot_be_reached_is_a_finding_and_nothing_else_is_claimed(
     assert [finding.rule for finding in told.findings] == ["unreachable"]
     assert told.red
     assert told.untold == ()
+
+
+def test_the_command_ends_with_3_when_something_is_red_and_its_json_says_what(tmp_path: Path) -> None:
+    (tmp_path / "ssh_config").write_text("Host gone\n  HostName 127.0.0.1\n  Port 1\n  User nobody\n")
+    written(tmp_path, 'ssh_config = "ssh_config"\n[hosts.gone]\n')
+    told = CliRunner().invoke(cli, ["triage", "gone", "--json", "--config", str(tmp_path / "runbooks.toml")])
+    assert told.exit_code == 3
+    data = json.loads(told.stdout)
+    assert data["red"] is True
+    assert data["findings"][0]["rule"] == "unreachable"
+    assert 0 < data["findings"][0]["confidence"] < 1
 
 
 def test_a_service_that_answers_errors_or_nothing_is_red(address: str) -> None:
