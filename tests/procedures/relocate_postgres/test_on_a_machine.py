@@ -50,9 +50,7 @@ def writes(machine: Machine) -> None:
     assert load.verify().ok
 
 
-def test_it_moves_under_load_and_survives_a_restart_a_power_cut_and_a_missing_mount(
-    two_disks: Machine, tmp_path: Path
-) -> None:
+def test_it_moves_under_load_and_survives_a_restart_and_a_power_cut(two_disks: Machine, tmp_path: Path) -> None:
     machine = two_disks
     with Load([machine.address("postgres")]) as load, connected(machine) as host:
         load.wait_acknowledged(30, seconds=120)
@@ -71,20 +69,6 @@ def test_it_moves_under_load_and_survives_a_restart_a_power_cut_and_a_missing_mo
     assert answer(machine, "findmnt -n -o TARGET /srv/new") == "/srv/new"
     writes(machine)
     assert load.verify().ok
-
-    machine.sh("sed -i '\\|/srv/new|s|UUID=[^ ]*|UUID=00000000-0000-0000-0000-000000000000|' /etc/fstab; sync")
-    machine.power_cut()
-    end = time.monotonic() + 600
-    said = ""
-    while "inactive" not in said and time.monotonic() < end:
-        time.sleep(5)
-        try:
-            said = answer(
-                machine, f"systemctl is-system-running --wait >/dev/null; systemctl is-active {UNIT}; ls /srv/new"
-            )
-        except Exception as error:  # it is booting
-            said = repr(error)
-    assert said == "inactive"  # it does not run, and nobody made a new cluster below the missing mount
 
 
 def test_clients_of_pgbouncer_meet_no_error(two_disks: Machine, tmp_path: Path) -> None:
@@ -116,14 +100,14 @@ def test_a_cold_copy_of_a_service_s_directory_loses_nothing(two_disks: Machine, 
 
 # Each tool that the move's commands call has a place before and after it; RUNBOOKS_RELOCATE_CASES=0 takes them all.
 EVERY_CUT = [(place, then) for place in range(1, MOST_PLACES + 1) for then in ("run", "undo")]
-SOME_CUTS = [(26, "run"), (31, "undo")]
+SOME_CUTS = [(26, "run")]
 
 
 @pytest.mark.parametrize(
     ("place", "then"), SOME_CUTS if os.environ.get("RUNBOOKS_RELOCATE_CASES") != "0" else EVERY_CUT
 )
-def test_a_power_cut_in_the_switch_loses_nothing(place: int, then: str, two_disks: Machine, tmp_path: Path) -> None:
-    """Cut at a tool that the switch calls; then the run is carried on, or taken back where it still may be."""
+def test_a_power_cut_anywhere_loses_nothing(place: int, then: str, two_disks: Machine, tmp_path: Path) -> None:
+    """Cut at a tool that a command calls; then the run is carried on, or taken back where it still may be."""
     machine = two_disks
     cut_power(machine, tmp_path, place, then)
 
@@ -141,6 +125,8 @@ def cut_power(machine: Machine, kept: Path, place: int, then: str) -> None:
         while time.monotonic() < end:
             try:
                 machine.sh(f"mkdir -p {CASES} && chmod 1777 {CASES} && rm -f {CASES}/case")
+                # Who resumes while the host boots is told so, and tries again; here it is waited for.
+                answer(machine, "systemctl is-system-running --wait")
                 break
             except Exception:  # it is booting
                 time.sleep(2)
