@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from runbooks_lib import config as inventory
@@ -91,8 +92,10 @@ def refuses(parameters: Mapping[str, Any]) -> str:
 def session(
     runbook: Runbook, *, config: str = "", approve: str = "", operator: Operator | None = None, **parameters: Any
 ) -> Session:
-    """The session of `announce` or `all-clear` on the operator's own machine. Raises UsageError for wrong parameters
-    or an inventory that cannot be read."""
+    """The session of `announce` or `all-clear` on the operator's own machine; with no host that it is `about`, one that
+    only tells what it is. Raises UsageError for wrong parameters or an inventory that cannot be read."""
+    if not parameters.get("about"):
+        return Session(None, Options(Path("outputs/runs"), operator=operator or Console()))
     loaded = inventory.load(config or None)
     loaded.select(host=str(parameters.get("about", "")))
     return session_on(
