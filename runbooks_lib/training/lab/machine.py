@@ -19,6 +19,7 @@ from runbooks_lib.training.lab.qemu import DATA_DEVICE, LINK_CARD, LOOPBACK, OPE
 from runbooks_lib.training.lab.qmp import Qmp, QmpError
 from runbooks_lib.training.lab.records import Record, change_record, read_record
 from runbooks_lib.training.lab.seed import USER
+from runbooks_lib.training.lab.standstill import Standstill
 
 BOOT_SECONDS = 900.0  # on a machine that much other work keeps busy; else about 30
 SNAPSHOT = "clean"
@@ -104,7 +105,7 @@ class Machine:
     def wait_ready(self, *, seconds: float = BOOT_SECONDS) -> float:
         """Wait until the role's services answer; returns the seconds it took. Raises RunbookError after `seconds`, or
         as soon as qemu has ended."""
-        begin = time.monotonic()
+        begin, standstill = time.monotonic(), Standstill(self.directory)
         script = Script(_READY[self.record.role], name="lab: ready", root=True)
         last = "it did not answer yet"
         while time.monotonic() - begin < seconds:
@@ -116,6 +117,7 @@ class Machine:
                 last = "it answers, and its services are not up yet"
             except HostError as error:
                 last = error.what
+                standstill.look()
             time.sleep(1.0)  # each look costs a booting machine time
         raise RunbookError(
             f"it was not ready within {seconds:.0f} s: {last}; the console's end: {self._console()}",

@@ -30,6 +30,7 @@ from runbooks_lib.training.lab.qemu import (
     spawn,
 )
 from runbooks_lib.training.lab.seed import SeedFile, write_seed
+from runbooks_lib.training.lab.standstill import Standstill
 
 PREPARE_SECONDS = 1800  # a busy machine without KVM has been seen to need more than 900
 PREPARE_MEMORY_MB = 1024
@@ -125,13 +126,16 @@ def _prepare(directory: Path, image: Image, files: list[SeedFile]) -> None:
     start = Start("prepare", directory, acceleration(), PREPARE_MEMORY_MB, {}, None, 0)
     qemu = spawn(command_line(image, disks, start), directory)
     console = directory / "console.log"
+    standstill, end = Standstill(directory), time.monotonic() + PREPARE_SECONDS
     try:
-        qemu.wait(timeout=PREPARE_SECONDS)
-    except subprocess.TimeoutExpired:
-        raise RunbookError(
-            f"preparing did not end within {PREPARE_SECONDS // 60} minutes; the console's end:\n{_tail(console)}",
-            true_now="the machine was ended and nothing was kept",
-        ) from None
+        while qemu.poll() is None:
+            if time.monotonic() > end:
+                raise RunbookError(
+                    f"preparing did not end within {PREPARE_SECONDS // 60} minutes; the console ends:\n{_tail(console)}",
+                    true_now="the machine was ended and nothing was kept",
+                )
+            standstill.look()
+            time.sleep(0.5)
     finally:
         # `timeout` passes SIGTERM on to qemu; the SIGKILL that it uses at its own end it could not pass on.
         if qemu.poll() is None:
