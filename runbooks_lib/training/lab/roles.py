@@ -131,7 +131,7 @@ def _prepare(directory: Path, image: Image, files: list[SeedFile]) -> None:
         while qemu.poll() is None:
             if time.monotonic() > end:
                 raise RunbookError(
-                    f"preparing did not end within {PREPARE_SECONDS // 60} minutes; the console ends:\n{_tail(console)}",
+                    f"preparing has not ended in {PREPARE_SECONDS // 60} minutes; the console ends:\n{_tail(console)}",
                     true_now="the machine was ended and nothing was kept",
                 )
             standstill.look()
