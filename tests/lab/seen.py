@@ -149,10 +149,12 @@ def loss(host: Host, machine: Machine) -> str:
 
 
 def delay(host: Host, _: Machine) -> str:
-    snapshot(host)  # connects
-    clock = snapshot(host).clock.value
-    assert clock is not None
-    return "" if clock.uncertainty_seconds > 0.05 else f"{clock}"
+    """The least that a packet of an SSH connection ever took: an emulated host is late often, a long way always."""
+    found = read_slow(host, ("connections",), deadline_seconds=DEADLINE_SECONDS).connections
+    assert found is not None
+    assert found.value, found
+    least = [row.least_round_trip_seconds or 0.0 for row in found.value.outside if row.local_port == 22]
+    return "" if max(least, default=0.0) > 0.1 else f"{least}"
 
 
 def no_answer(host: Host, _: Machine) -> str:
