@@ -137,7 +137,10 @@ def run_round(
         _drain(shared, rows, closed, deadline_seconds)
         under_way = [shared.hosts[index] for index in shared.started.copy() if index not in rows]
         close_all(under_way, within=0.5)
-        _drain(shared, rows, closed, deadline_seconds)
+        late: dict[int, Outcome[T]] = {}
+        _drain(shared, late, closed, deadline_seconds)
+        # What failed only now failed because it was closed: that host was not reached.
+        rows.update((index, row) for index, row in late.items() if row.error is None)
         now = time.monotonic()
         raise Interrupted(
             [rows.get(i) or not_reached(h.name, now - shared.started.get(i, now)) for i, h in enumerate(hosts)]

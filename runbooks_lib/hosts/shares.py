@@ -134,9 +134,14 @@ class Shares(Generic[T]):
                 self._collect(keep, wait=0.2)
                 self._end_silent(deadline_seconds + OVERDUE_SECONDS + _PATIENCE_SECONDS)
         except KeyboardInterrupt:
-            self.close()
             while not self._rows.empty():
                 self._collect(rows.__setitem__, wait=0)
+            self.close()
+            late: dict[int, Outcome[T]] = {}
+            while not self._rows.empty():
+                self._collect(late.__setitem__, wait=0)
+            # What failed only now failed because it was closed: that host was not reached.
+            rows.update((index, row) for index, row in late.items() if row.error is None)
             raise Interrupted(
                 [rows.get(index) or not_reached(host.name) for index, host in enumerate(self._hosts)]
             ) from None

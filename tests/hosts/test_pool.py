@@ -163,8 +163,7 @@ def test_ctrl_c_ends_within_a_second_and_says_who_was_not_reached(tmp_path: Path
         process.stdout.close()
         assert time.monotonic() - begin < 1.5, "the process itself ends too"
         assert took < 1.0
-        assert "h7" in said
-        assert "not reached" in said
+        assert "not reached: h1, h2, h3, h4, h5, h6, h7" in said
         assert said.count("'ok'") == 1
         assert practice.logins == 3 + 1
 
@@ -184,7 +183,7 @@ def test_an_interrupted_round_keeps_the_rows_that_it_had():
     assert time.monotonic() - begin < 1.5
     states = {row.host: row.state for row in caught.value.outcomes}
     assert states["h0"] == "ok"
-    assert states["h2"] != "ok"
+    assert states["h2"] == NOT_REACHED
     assert isinstance(caught.value, KeyboardInterrupt)
 
 
