@@ -1,14 +1,20 @@
-"""One practice machine for all tests of a run: it is booted once, and reset after a test that failed."""
+"""One practice machine for all tests of a run: it is booted once, and reset after a test that failed.
+
+Ctrl-C reaches what the tests start, also when they were started where it is ignored (`nohup`, a shell's `&`)."""
 
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
 
 from runbooks_lib.training.lab import lab
 from runbooks_lib.training.lab.machine import Machine
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
