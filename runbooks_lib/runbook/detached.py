@@ -11,13 +11,12 @@ from datetime import UTC, datetime
 from runbooks_lib.errors import RunbookError
 from runbooks_lib.hosts.host import HostError
 from runbooks_lib.runbook import job, words
-from runbooks_lib.runbook import lock as locks
 from runbooks_lib.runbook.change import Became, Changed, settle
-from runbooks_lib.runbook.check import Answer, CannotTell, ask, bounded, read
+from runbooks_lib.runbook.check import CannotTell, bounded, read
 from runbooks_lib.runbook.quoting import text_of
 from runbooks_lib.runbook.run import Run, Stopped
 from runbooks_lib.runbook.state import StepState
-from runbooks_lib.runbook.step import Command, Known, Step, Watcher
+from runbooks_lib.runbook.step import Command, Known, Step
 from runbooks_lib.words import amount
 
 POLL_SECONDS = 1.0  # at first oftener: a short job need not wait for it
@@ -25,8 +24,6 @@ SAY_SECONDS = 5.0  # later less often, as one hour's lines need not be seven hun
 _SELDOM_SECONDS = 30.0
 _RATE_SECONDS = 60.0  # the rate is that of the last minute
 PATIENCE_SECONDS = 120.0  # so long may the host be out of reach; the job does not mind
-RENEW_SECONDS = 300.0  # the lock's lease; a job may take longer than it
-_BLIND_LOOKS = 3
 
 
 def run_detached(run: Run, step: Step, command: Command, name: str, attempt: int) -> Changed:
@@ -145,11 +142,11 @@ class _Beside:
     tail: bytes = b""
     offset: int = 0
     said: float = 0.0
-    due: dict[int, float] = field(default_factory=dict)
-    blind: dict[int, int] = field(default_factory=dict)
     began: float = field(default_factory=time.monotonic)
     seen: deque[tuple[float, float]] = field(default_factory=deque)
-    renewed: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        self.watching = self.run.watching(self.step)
 
     def look(self) -> job.JobLook:
         """How the job is; a host that is out of reach for a while is waited for. Raises Stopped."""
@@ -222,28 +219,7 @@ class _Beside:
         )
         if (datetime.now(UTC) - announced).total_seconds() > self.step.deadline_seconds:
             return f"it did not end within {self.step.deadline_seconds:g} s"
-        if time.monotonic() - self.renewed > RENEW_SECONDS:
-            self.renewed = time.monotonic()
-            with suppress(HostError):  # the next look waits for the host
-                if not locks.renew(self.run.host, self.run.lock):
-                    return "another operator has taken the host's lock over"
-        for number, watcher in enumerate(self.step.watchers):
-            if time.monotonic() >= self.due.get(number, 0.0):
-                self.due[number] = time.monotonic() + watcher.every_seconds
-                if why := self._watch(number, watcher):
-                    return why
-        return ""
-
-    def _watch(self, number: int, watcher: Watcher) -> str:
-        observed = ask(self.run.host, watcher.check, self._known())
-        if observed.answer is Answer.NO:
-            self.run.note(self.step, observed)
-            return f"it is no longer so that {observed.check}: {observed.evidence}"
-        self.blind[number] = self.blind.get(number, 0) + 1 if observed.answer is Answer.CANNOT_TELL else 0
-        if self.blind[number] >= _BLIND_LOOKS:
-            self.run.note(self.step, observed)
-            return f"{_BLIND_LOOKS} times in a row it could not be told whether {observed.check}: {observed.evidence}"
-        return ""
+        return self.watching.broken()
 
     def _known(self) -> Known:
         return self.run.known(self.step, self.run.state.step(self.step.name))

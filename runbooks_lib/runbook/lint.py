@@ -13,6 +13,7 @@ from runbooks_lib.errors import UsageError
 from runbooks_lib.runbook.step import NoUndo, Runbook, Step
 from runbooks_lib.secrets import names_a_secret
 
+LONG_SECONDS = 60.0
 _NAME = re.compile(r"[a-z][a-z0-9-]*\Z")
 
 
@@ -68,8 +69,8 @@ def _step(step: Step) -> Iterator[str]:
         yield "it says when its point of no return is passed, and is none"
     if not step.prechecks:
         yield "it has no precheck"
-    if step.watchers and not step.detached:
-        yield "it has watchers, which are asked only beside a detached step"
+    if step.watchers and not step.detached and step.verify_seconds < LONG_SECONDS:
+        yield "it has watchers, which are asked only beside a detached step, or a verify that may take a minute"
 
 
 def _parameter(parameter: typed.Parameter) -> Iterator[str]:

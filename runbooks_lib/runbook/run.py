@@ -24,6 +24,7 @@ from runbooks_lib.runbook.plan import Plan, StepPlan, Verdict, differences, make
 from runbooks_lib.runbook.proof import ask_until
 from runbooks_lib.runbook.state import Phase, RunState, StepState, commands_as, fold
 from runbooks_lib.runbook.step import Command, Known, NoUndo, Runbook, Step
+from runbooks_lib.runbook.watching import Watching
 from runbooks_lib.writer import masked
 
 BEFORE_BYTES = 16 * 1024 * 1024
@@ -149,6 +150,13 @@ class Run:
             mine = self.state.step(step.name)
         return self._do(step, mine)
 
+    def watching(self, step: Step) -> Watching:
+        """What must stay true while this step takes long."""
+        say = self.options.operator.say
+        return Watching(
+            self.host, self.lock, step, lambda: self.known(step, self.state.step(step.name)), self.note, say
+        )
+
     def known(self, step: Step, mine: StepState) -> Known:
         """What the step's texts may depend on, as recorded."""
         outputs = {name: self.state.step(name).outputs for name in step.needs}
@@ -260,8 +268,12 @@ class Run:
 
     def _verify(self, step: Step) -> str:
         mine = self.state.step(step.name)
-        observed = ask_until(self.host, step.verify, self.known(step, mine), step.verify_seconds)
+        known = self.known(step, mine)
+        watching = self.watching(step)
+        observed = ask_until(self.host, step.verify, known, step.verify_seconds, watching.given_up)
         self.note(step, observed)
+        if watching.why:
+            raise self.stop(step, f"it is not waited for any longer: {watching.why}; {observed.evidence}", "failed")
         if observed.answer is Answer.CANNOT_TELL:
             raise self._cannot_tell(step, observed)
         if observed.answer is Answer.NO:

@@ -114,7 +114,7 @@ class Step:
     until then the step's undo is allowed.
     `detached` runs the commands on the host in a session of their own, which no cut connection ends, with `progress`
     (a read whose value is `[done, total]` or `[done, total, unit]`; the unit `bytes` is shown as KiB, MiB, …) and
-    `watchers` beside them.
+    `watchers` beside them. A verify that is waited for is watched by them as well.
     """
 
     name: str

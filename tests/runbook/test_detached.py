@@ -13,7 +13,7 @@ import pytest
 
 from runbooks_lib.hosts.host import HostUnreachable, Script
 from runbooks_lib.hosts.ssh import SshHost
-from runbooks_lib.runbook import detached, job, journal, lock, runs
+from runbooks_lib.runbook import detached, job, journal, lock, runs, watching
 from runbooks_lib.runbook.places import Places
 from runbooks_lib.runbook.resume import carry_out, resume
 from runbooks_lib.runbook.run import Stopped, target
@@ -171,6 +171,24 @@ def test_a_watcher_that_says_no_ends_the_job_and_says_why(bench: Bench, marked: 
     assert bench.text("slow") is None
 
 
+def test_a_watcher_that_says_no_ends_a_long_wait(bench: Bench, marked: str) -> None:
+    never = Check("it follows", lambda _: "no 'it is 9 bytes behind'")
+    watcher = Watcher(Check("there is room", lambda _: "no '3 % left'"), every_seconds=0.1)
+    step = replace(slow(marked), detached=False, verify=never, verify_seconds=250.0, watchers=(watcher,))
+    with pytest.raises(Stopped, match=r"not waited for any longer.*there is room: 3 % left; it is 9 bytes behind"):
+        carry_out(bench.approved(book(step)))
+
+
+def test_who_waits_long_is_told_what_for(bench: Bench, marked: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "_SAY_SECONDS", 0.1)
+    done = bench.directory / "done"
+    later = Check("it follows", lambda _: f"[ -e {done} ] && yes 'it does'; no 'it is 9 bytes behind'")
+    threading.Timer(2.0, done.touch).start()
+    run = bench.approved(book(replace(slow(marked), detached=False, verify=later, verify_seconds=30.0)))
+    carry_out(run)
+    assert "waiting until it follows; now: it is 9 bytes behind" in run.options.operator.text  # type: ignore[attr-defined]
+
+
 def test_a_watcher_that_cannot_tell_three_times_ends_the_job(bench: Bench, marked: str) -> None:
     watcher = Watcher(Check("there is room", lambda _: "nosuchcommand"), every_seconds=0.1)
     with pytest.raises(Stopped, match="3 times in a row it could not be told"):
@@ -221,7 +239,7 @@ def test_cancel_ends_what_runs_and_takes_nothing_back(
 def test_a_job_whose_operator_lost_the_lock_is_ended(
     bench: Bench, marked: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(detached, "RENEW_SECONDS", 0.3)
+    monkeypatch.setattr(watching, "RENEW_SECONDS", 0.3)
     run = bench.approved(book(slow(marked, 60)))
     taken = {"who": "other", "run": run.name, "runbook": "test"}
     losing = threading.Timer(1.5, lock.acquire, (bench.host, bench.places), taken)

@@ -102,6 +102,13 @@ def _done_and_total(answer: bytes) -> list[int]:
     return [int(each) for each in answer.split()]
 
 
+# While it is copied, and while the standby catches up.
+ROOM = (
+    Watcher(TARGET_HAS_ROOM),
+    Watcher(stages.check("the database has room", _SOURCE_HAS_ROOM)),
+    Watcher(stages.check("the database keeps the copy's WAL", _SLOT_HOLDS), every_seconds=15),
+)
+
 COPYING = Step(
     name=COPY,
     title="Copy the database to the new partition while it works on",
@@ -119,9 +126,7 @@ COPYING = Step(
     detached=True,
     progress=Read("progress", lambda known: stages.shell(known) + _PROGRESS, _done_and_total, root=True),
     watchers=(
-        Watcher(TARGET_HAS_ROOM),
-        Watcher(stages.check("the database has room", _SOURCE_HAS_ROOM)),
-        Watcher(stages.check("the database keeps the copy's WAL", _SLOT_HOLDS), every_seconds=15),
+        *ROOM,
         Watcher(
             Check("the disks are not overwhelmed", _pressure),
             every_seconds=10,

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from runbooks_lib.procedures.relocate_postgres import stages
 from runbooks_lib.procedures.relocate_postgres.cluster import LOOK, Cluster, cluster, server_arguments
-from runbooks_lib.procedures.relocate_postgres.copying import COPY
+from runbooks_lib.procedures.relocate_postgres.copying import COPY, ROOM
 from runbooks_lib.runbook.quoting import word, words
 from runbooks_lib.runbook.step import Check, Command, Known, Step, Undo
 
@@ -126,4 +126,5 @@ FOLLOWING = Step(
     ),
     deadline_seconds=60,
     verify_seconds=CATCH_UP_SECONDS,
+    watchers=ROOM,
 )
