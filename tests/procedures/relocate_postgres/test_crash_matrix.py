@@ -28,10 +28,10 @@ from tests.hosts.sshd import Sshd
 from tests.procedures.relocate_postgres.crashing import Operator
 from tests.procedures.relocate_postgres.test_on_this_machine import servers
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(24 * 3600)]
-
 SEED = 20261127
 SAMPLE = int(os.environ.get("RUNBOOKS_RELOCATE_CASES", "5"))  # 0: all of them
+
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(300 + 60 * SAMPLE if SAMPLE else 24 * 3600)]
 
 
 @pytest.fixture(scope="module")
