@@ -57,7 +57,8 @@ def parse(text: str, mountpoint: str) -> Directories:
         details.append("time ran out" if code in (124, 137) else "some directories could not be read")
     if odd:
         details.append(f"{odd} rows were left out: a directory's name holds a newline")
-    if code not in (0, 1) and not rows:
-        raise Damaged(f"du ended with status {code} and no row: {details[0]}")
+    if code and not rows:  # du ends every walk with a row for where it began
+        why = "does it know -d? du of coreutils before 8.6 (RHEL 6) does not" if code == 1 else details[0]
+        raise Damaged(f"du ended with status {code} and no row: {why}")
     rows.sort(key=lambda row: -row.size_bytes)
     return Directories(mountpoint, tuple(rows), not details, "; ".join(details))

@@ -5,15 +5,37 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from datetime import datetime
 
 from runbooks_lib.facts.fact import Damaged, number
 
 _UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4, "E": 1024**6}
 _DEFAULT_SHARE, _DEFAULT_MOST = 0.10, 4 * 1024**3  # journald.conf(5): 10 % of the file system, at most 4 GiB
+# short-unix, or short-iso where the journal is older than that: journalctl(1).
+_ROW = re.compile(r"([0-9]{1,12}\.[0-9]{1,9}|[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}[+-][0-9:]{4,5}) \S+ (.*)\Z")
 # The last words of a boot that was ended on purpose: journald's own, and systemd's target before them.
 _STOPPED = re.compile(
     r"Journal stopped|Reached target .*(?:shutdown|reboot|poweroff|halt)|Shutting down\.", re.IGNORECASE
 )
+
+
+def seconds_of(stamp: str) -> float | None:
+    """Seconds since 1970 UTC of journalctl's `1700000000.123456` or `2023-11-14T22:13:20+0000`; None when it is
+    neither."""
+    if re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,9})?", stamp):
+        return float(stamp)
+    try:
+        return datetime.fromisoformat(stamp).timestamp() if "T" in stamp else None
+    except ValueError:
+        return None
+
+
+def row_of(line: str) -> tuple[float, str] | None:
+    """One row of journalctl as its time (seconds since 1970 UTC) and what follows the host's name; None when it is no
+    row."""
+    match = _ROW.match(line)
+    seconds = seconds_of(match[1]) if match else None
+    return None if match is None or seconds is None else (seconds, match[2])
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +85,9 @@ def parse_use(text: str) -> JournalUse:
     limit = min(int(size * _DEFAULT_SHARE), _DEFAULT_MOST) if size else _DEFAULT_MOST
     if match := re.fullmatch(r"([0-9]{1,15})([KMGTE]?)", asked):
         limit = int(match[1]) * _UNITS[match[2]]
-    times = [said.get(word, "") for word in ("oldest", "now")]
-    known = all(re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,9})?", time) for time in times)
-    return JournalUse(said["place"], used, limit, float(times[1]) - float(times[0]) if known else None, tuple(writers))
+    oldest, now = (seconds_of(said.get(word, "")) for word in ("oldest", "now"))
+    reach = None if oldest is None or now is None else now - oldest
+    return JournalUse(said["place"], used, limit, reach, tuple(writers))
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +109,8 @@ def parse_boots(text: str, recovery: str) -> LastBoot:
     if not re.fullmatch(r"status [0-9]{1,3}", status):
         raise Damaged("the last boot's words do not end with a status")
     recovered = tuple(line for line in recovery.split("\n") if line)
-    rows = [match for line in lines if (match := re.match(r"([0-9]{1,12}\.[0-9]{1,9}) \S+ (.*)\Z", line))]
+    rows = [row for line in lines if (row := row_of(line))]
     if not rows:  # journalctl ends with 1 when there was no such boot, or its journal is gone
         return LastBoot(None, None, "", recovered)
-    clean = any(_STOPPED.search(row[2]) for row in rows)
-    return LastBoot(clean, float(rows[-1][1]), rows[-1][2], recovered)
+    clean = any(_STOPPED.search(words) for _, words in rows)
+    return LastBoot(clean, *rows[-1], recovered)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from runbooks_lib.facts.fact import Damaged, excerpt, number
+from runbooks_lib.facts.journal import row_of
 
 _ROW = re.compile(r"<([0-9]{1,4})>(?:\[ *([0-9]{1,10}\.[0-9]{1,9})\](?:\[[^]]*\])? ?)?(.*)\Z")
 _MATCHED = re.compile(r"matched ([0-9]{1,9}) lines ([0-9]{1,9})\Z")
@@ -99,7 +100,8 @@ class JournalMessage:
 
 
 def parse_journal(text: str) -> tuple[JournalMessage, ...]:
-    """`journalctl -k -p 3 -o short-unix` and its exit status. Raises Damaged when journalctl failed or a line is none.
+    """`journalctl -k -p 3 -o short-unix` (or short-iso) and its exit status. Raises Damaged when journalctl failed or
+    a line is none.
 
     Lines of one message that begin with blanks belong to the one before (journalctl(1))."""
     lines = [line for line in text.split("\n") if line]
@@ -108,12 +110,13 @@ def parse_journal(text: str) -> tuple[JournalMessage, ...]:
         raise Damaged(f"journalctl ended with {excerpt(status)}")
     messages: list[JournalMessage] = []
     for line in lines:
-        match = re.match(r"([0-9]{1,12}\.[0-9]{1,9}) \S+ kernel: (.*)\Z", line)
-        if match is None:
+        row = row_of(line)
+        if row is None or not row[1].startswith("kernel: "):
             if line.startswith(("-- ", " ")):
                 continue
             raise Damaged("a line of journalctl is not a time, a host and a message")
-        messages.append(JournalMessage(float(match[1]), match[2], subject_of(match[2])))
+        said = row[1].removeprefix("kernel: ")
+        messages.append(JournalMessage(row[0], said, subject_of(said)))
     return tuple(messages)
 
 

@@ -48,6 +48,10 @@ def parse(text: str) -> Mapping[str, InterfaceCounters]:
     return interfaces
 
 
+# -1 in 16 and in 32 bits, as older kernels show a speed that is not known (ethtool(8) calls both unknown).
+_UNKNOWN_SPEEDS = ("65535", "4294967295")
+
+
 @dataclass(frozen=True, slots=True)
 class Interface:
     """An interface's state. `speed_bits_per_second` is None where it is down or virtual. `kind`: physical, virtual, or
@@ -70,7 +74,8 @@ def parse_interfaces(text: str) -> tuple[Interface, ...]:
         if len(fields) != 5:
             raise Damaged("a row of the interfaces has not five fields")
         name, operstate, speed, mtu, kind = fields
-        mbit = int(speed) if re.fullmatch(r"[0-9]{1,9}", speed) else 0
+        known = re.fullmatch(r"[0-9]{1,9}", speed) and speed not in _UNKNOWN_SPEEDS
+        mbit = int(speed) if known else 0
         rows.append(
             Interface(
                 name, operstate, mbit * 1_000_000 or None, int(mtu) if re.fullmatch(r"[0-9]{1,9}", mtu) else None, kind

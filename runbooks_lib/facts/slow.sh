@@ -68,6 +68,14 @@ answers() {
   return 0
 }
 
+# RHEL 7's journalctl (systemd 219) is older than short-unix: systemd issue 2120. Both have time, host and writer first.
+stamps=''
+choose_stamps() {
+  [ -z "$stamps" ] || return 0
+  stamps=short-unix
+  timeout -s KILL 5 journalctl -q -n 0 -o short-unix --no-pager >/dev/null || stamps=short-iso
+}
+
 if wanted lvm; then
   if ! command -v lvs >/dev/null; then
     missing="${missing}absent lvm$nl"
@@ -155,8 +163,9 @@ if wanted kernel-log; then
   else
     case "$uid $groups" in
     '0 '* | *' adm '* | *' systemd-journal '* | *' wheel '*)
+      choose_stamps
       mark journal
-      timeout -s KILL 10 journalctl -k -p 3 -n 50 -o short-unix --no-pager -q
+      timeout -s KILL 10 journalctl -k -p 3 -n 50 -o "$stamps" --no-pager -q
       printf 'status %s\n' "$?"
       ;;
     *) missing="${missing}denied journal$nl" ;;
@@ -239,7 +248,7 @@ if wanted journal-use || wanted boots; then
     *) journal=denied ;;
     esac
   fi
-  if [ -n "$journal" ]; then missing="$missing$journal journal-use$nl$journal boots$nl"; fi
+  if [ -n "$journal" ]; then missing="$missing$journal journal-use$nl$journal boots$nl"; else choose_stamps; fi
   # How much the journal holds and may hold, how far back it reaches, and who wrote its last 2,000 lines.
   if wanted journal-use && [ -z "$journal" ]; then
     mark journal-use
@@ -250,9 +259,9 @@ if wanted journal-use || wanted boots; then
     df -P -k "$place" | awk 'NR == 2 { print "size_kib", $2 }'
     cat /usr/lib/systemd/journald.conf.d/*.conf /etc/systemd/journald.conf /run/systemd/journald.conf.d/*.conf \
       /etc/systemd/journald.conf.d/*.conf | sed -n 's/^ *\(SystemMaxUse\|RuntimeMaxUse\) *= *\([0-9]*[KMGTE]\{0,1\}\) *$/\1 \2/p'
-    timeout -s KILL 5 journalctl -q -o short-unix --no-pager | head -n 1 | awk '{ print "oldest", $1 }'
+    timeout -s KILL 5 journalctl -q -o "$stamps" --no-pager | head -n 1 | awk '{ print "oldest", $1 }'
     date '+now %s'
-    timeout -s KILL 5 journalctl -q -n 2000 -o short-unix --no-pager | awk '
+    timeout -s KILL 5 journalctl -q -n 2000 -o "$stamps" --no-pager | awk '
     { i = $3; sub(/:$/, "", i); sub(/\[[0-9]+\]$/, "", i); if (i == "") next; b[i] += length($0); n[i]++ }
     END { for (i in b) print "writer", b[i], n[i], i }' | sort -k2,2rn | head -n 5
   fi
@@ -260,7 +269,7 @@ if wanted journal-use || wanted boots; then
   read -r up _ </proc/uptime
   if wanted boots && [ -z "$journal" ] && [ "${up%%.*}" -lt 14400 ]; then
     mark boots
-    ended=$(timeout -s KILL 5 journalctl -q -b -1 -n 12 -o short-unix --no-pager)
+    ended=$(timeout -s KILL 5 journalctl -q -b -1 -n 12 -o "$stamps" --no-pager)
     a=$?
     printf '%s\nstatus %s\n' "$ended" "$a"
     mark recovery
