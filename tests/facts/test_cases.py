@@ -3,13 +3,14 @@
 `output` is what the host said: one text, or the parser's arguments by name; a list is joined with newlines. `expected`
 is compared where it speaks: an object with an attribute, a property or a key of that name, a list in full, a number
 within 1e-6. `refused` is a part of the message with which the parser refuses the text. A new machine's odd output is
-one new file.
+one new file. Which kinds of host a fact has real output of is the table in docs/facts.md, which is held to the cases.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -172,3 +173,24 @@ def test_every_fact_has_a_case_of_real_output() -> None:
     for fact in PARSERS:
         sources = [json.loads(path.read_text())["from"] for path in CASES if path.parent.name == fact]
         assert sources, f"tests/facts/{fact} has no case"
+
+
+KINDS = ("debian-12", "busybox", "rhel|centos|almalinux|amazon-linux|cloudlinux|pgdg", "alpine")
+NOT_OF_A_HOST = {"agents", "answer", "build_queue", "slow_answer", "teamcity_server"}
+
+
+def _sources(fact: str, kind: str) -> list[str]:
+    paths = [path for path in CASES if path.parent.name == fact and re.match(kind, path.stem)]
+    return [json.loads(path.read_text())["from"] for path in paths]
+
+
+def test_the_table_of_real_output_is_true() -> None:
+    page = (HERE.parents[1] / "docs/facts.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([a-z_]+)` \| ([^|]+) \| ([^|]+) \| ([^|]+) \| ([^|]+) \|$", page, flags=re.M)
+    assert {row[0] for row in rows} == set(PARSERS) - NOT_OF_A_HOST
+    for fact, *cells in rows:
+        for kind, cell in zip(KINDS, cells, strict=True):
+            captured = any("captured" in source for source in _sources(fact, kind))
+            assert captured == (cell == "captured"), f"{fact} of {kind}: the table says {cell}"
+            if cell == "whole":
+                assert kind == "busybox"
