@@ -32,12 +32,23 @@ def send(channel: Channel, message: Message) -> None:
             else smtplib.SMTP(server, port, timeout=_TIMEOUT_SECONDS)
         ) as connection:
             if channel.tls == "starttls":
+                connection.ehlo_or_helo_if_needed()
+                if not connection.has_extn("starttls"):  # not said, or taken out of the answer on the way
+                    raise RunbookError("the mail server offers no STARTTLS: nothing was sent", where=where)
                 connection.starttls(context=context)
             if channel.user is not None and channel.password is not None:
                 connection.login(channel.user, resolve(channel.password))
             refused = connection.send_message(_letter(channel, message))
+    except ssl.SSLCertVerificationError as error:
+        raise RunbookError(
+            f"the mail server's certificate is not trusted, nothing was sent: {error.verify_message}",
+            where=where,
+            next="add the CA to this system, or name its file in the variable SSL_CERT_FILE",
+        ) from error
     except (OSError, smtplib.SMTPException) as error:
-        raise RunbookError(f"the mail server did not take it: {_words(error)}", where=where) from error
+        raise RunbookError(
+            f"the mail server did not take it: {_words(error)}", where=where, next=_hint(channel, error)
+        ) from error
     if refused:
         raise RunbookError(f"the mail server refused {', '.join(refused)}; the others got it", where=where)
 
@@ -52,6 +63,15 @@ def _letter(channel: Channel, message: Message) -> EmailMessage:
     letter["Auto-Submitted"] = "auto-generated"  # RFC 3834: no out-of-office answers
     letter.set_content(message.body + "\n")
     return letter
+
+
+def _hint(channel: Channel, error: Exception) -> str:
+    """What to look at when the two do not speak the same: TLS from the first byte, or after STARTTLS."""
+    if channel.tls == "tls" and isinstance(error, ssl.SSLError):
+        return f'is this the port for tls = "starttls"? TLS from the first byte has {_PORTS["tls"]}'
+    if channel.tls == "starttls" and "timed out" in str(error):  # smtplib makes a disconnection of it
+        return f'is this the port for tls = "tls"? STARTTLS has {_PORTS["starttls"]}'
+    return ""
 
 
 def _words(error: Exception) -> str:

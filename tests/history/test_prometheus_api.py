@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import base64
-import datetime as dt
 import http.server
-import ipaddress
 import ssl
 import threading
 import time
@@ -19,6 +17,7 @@ from runbooks_lib.errors import UsageError
 from runbooks_lib.history import HistoryError
 from runbooks_lib.history.prometheus import PrometheusHistory, without_port
 from runbooks_lib.history.prometheus_api import MAX_POINTS, PrometheusApi, quoted, quoted_pattern, steps
+from tests.certificates import issue
 
 OK = b'{"status":"success","data":{"resultType":"vector","result":[]}}'
 Answer = Callable[[http.server.BaseHTTPRequestHandler, bytes], None]
@@ -175,13 +174,13 @@ def test_an_unsafe_setting_is_refused_before_anything_is_sent(url: str, options:
 def test_a_certificate_that_nobody_vouches_for_is_refused_and_a_known_one_is_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    certificate = _certificate(tmp_path)
+    issued = issue(tmp_path)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate)
+    context.load_cert_chain(issued.server)
     with serving(lambda handler, _: reply(handler, 200, OK), context) as url:
         with pytest.raises(HistoryError, match="certificate is not trusted"):
             ask(url)
-        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        monkeypatch.setenv("SSL_CERT_FILE", str(issued.authority))
         assert ask(url) == []
 
 
@@ -252,32 +251,3 @@ def test_texts_are_quoted_for_promql() -> None:
     assert quoted_pattern("a.b-c[1]$") == r"a\.b-c\[1\]\$"
     assert steps(86_400, least=300) == 300
     assert 400 * 86_400 / steps(400 * 86_400, least=300) < MAX_POINTS
-
-
-def _certificate(directory: Path) -> Path:
-    """A fresh self-signed certificate for 127.0.0.1, with its key, in one file."""
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "tests")])
-    now = dt.datetime.now(dt.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - dt.timedelta(hours=1))
-        .not_valid_after(now + dt.timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    path = directory / "server.pem"
-    path.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        + certificate.public_bytes(serialization.Encoding.PEM)
-    )
-    return path
