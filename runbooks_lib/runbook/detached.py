@@ -17,7 +17,6 @@ from runbooks_lib.runbook.quoting import text_of
 from runbooks_lib.runbook.run import Run, Stopped
 from runbooks_lib.runbook.state import StepState
 from runbooks_lib.runbook.step import Command, Known, Step
-from runbooks_lib.words import amount
 
 POLL_SECONDS = 1.0  # at first oftener: a short job need not wait for it
 SAY_SECONDS = 5.0  # later less often, as one hour's lines need not be seven hundred
@@ -190,25 +189,22 @@ class _Beside:
             return ""
         try:
             done, total, *unit = read(self.run.host, self.step.progress, self._known())
-            told, rate = self._told(float(done), float(total), str(unit[0]) if unit else "")
+            done, total = float(done), float(total)
         except (CannotTell, TypeError, ValueError):
             return ", progress cannot be told"
-        left = max(0.0, float(total) - float(done))
-        return f", {told}" + (f", about {words.duration(left / rate)} left" if rate > 0 else "")
+        told = words.progress(done, total, self._rate(done), str(unit[0]) if unit else "")
+        return f", {told}" if told else ""
 
-    def _told(self, done: float, total: float, unit: str) -> tuple[str, float]:
-        """How far it is in words, and what a second of the last minute brought; 0.0 when that is not known."""
+    def _rate(self, done: float) -> float:
+        """What a second of the last minute brought; 0.0 when that is not known yet."""
         now = time.monotonic()
+        if self.seen and done < self.seen[-1][1]:
+            self.seen.clear()  # it was begun anew
         self.seen.append((now, done))
         while now - self.seen[0][0] > _RATE_SECONDS:
             self.seen.popleft()
-        (then, first), how = self.seen[0], amount if unit == "bytes" else "{:.0f}".format
-        rate = (done - first) / (now - then) if now > then and done > first else 0.0
-        share = f" ({done / total:.0%})" if total > 0 else ""
-        told = f"{how(done)} of {how(total)}{'' if unit == 'bytes' or not unit else ' ' + unit}{share}"
-        if rate > 0:
-            told += f", {amount(rate) if unit == 'bytes' else f'{rate:.3g}'}/s"
-        return told, rate
+        then, first = self.seen[0]
+        return (done - first) / (now - then) if now > then and done > first else 0.0
 
     def broken(self) -> str:
         """Why the job must end now; empty when it may go on."""

@@ -113,8 +113,8 @@ class Step:
     A `point_of_no_return` that lies inside the step's commands has `passed`, a check that says whether it is behind:
     until then the step's undo is allowed.
     `detached` runs the commands on the host in a session of their own, which no cut connection ends, with `progress`
-    (a read whose value is `[done, total]` or `[done, total, unit]`; the unit `bytes` is shown as KiB, MiB, …) and
-    `watchers` beside them. A verify that is waited for is watched by them as well.
+    (a read whose value is `[done, total]` or `[done, total, unit]`; the unit `bytes` is shown as KiB, MiB, …; a total
+    that is not known yet is 0) and `watchers` beside them. A verify that is waited for is watched by them as well.
     """
 
     name: str

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from runbooks_lib.runbook.plan import Plan, StepPlan, Verdict
 from runbooks_lib.runbook.state import Phase, RunState
 from runbooks_lib.runbook.step import Command, Runbook, Step
+from runbooks_lib.words import amount, percent
 
 
 def plan_text(plan: Plan, *, brief: bool = False) -> str:
@@ -104,6 +105,24 @@ def duration(seconds: float) -> str:
     if whole < 7200:
         return f"{whole // 60} min" + (f" {whole % 60} s" if whole % 60 and whole < 600 else "")
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def progress(done: float, total: float, per_second: float, unit: str = "") -> str:
+    """How far a job is: `3 GiB of 8 GiB (38 %), 12 MiB/s, about 7 min left`; with another unit than `bytes`, `30 of 90
+    files (33 %), 2 files/s, about 30 s left`. What is not known yet is left out: `total` and `per_second` are 0 then;
+    empty when nothing is."""
+    if done <= 0 and total <= 0:
+        return ""
+    noun = f" {unit}" if unit and unit != "bytes" else ""
+    number = amount if unit == "bytes" else "{:.0f}".format
+    parts = [f"{number(done)}{noun} so far"]
+    if total > 0:
+        parts = [f"{number(done)} of {number(total)}{noun} ({percent(min(1.0, done / total))})"]
+    if per_second > 0:
+        parts.append((amount(per_second) if unit == "bytes" else f"{per_second:.3g}{noun}") + "/s")
+        if total > done:
+            parts.append(f"about {duration((total - done) / per_second)} left")
+    return ", ".join(parts)
 
 
 def _indented(text: str, by: str = "  ") -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -13,11 +14,11 @@ import pytest
 
 from runbooks_lib.hosts.host import HostUnreachable, Script
 from runbooks_lib.hosts.ssh import SshHost
-from runbooks_lib.runbook import detached, job, journal, lock, runs, watching
+from runbooks_lib.runbook import detached, job, journal, lock, runs, watching, words
 from runbooks_lib.runbook.places import Places
 from runbooks_lib.runbook.resume import carry_out, resume
 from runbooks_lib.runbook.run import Stopped, target
-from runbooks_lib.runbook.step import Check, Command, Read, Step, Watcher
+from runbooks_lib.runbook.step import Check, Command, Known, Read, Step, Watcher
 from tests.hosts.processes import all_gone, wait_for, with_mark
 from tests.runbook.bench import Bench
 from tests.runbook.marks import mark
@@ -108,6 +109,46 @@ def test_a_detached_step_shows_progress_and_is_verified(bench: Bench, marked: st
     assert bench.text("slow") == "new"
     said = run.options.operator.text  # type: ignore[attr-defined]
     assert "running, 1 of 4" in said
+
+
+GIB, MIB = 2**30, 2**20
+
+
+@pytest.mark.parametrize(
+    ("far", "told"),
+    [
+        ((3 * GIB, 8 * GIB, 12 * MIB, "bytes"), "3 GiB of 8 GiB (38 %), 12 MiB/s, about 7 min 7 s left"),
+        ((3 * GIB, 8 * GIB, 0, "bytes"), "3 GiB of 8 GiB (38 %)"),  # at first no rate is known
+        ((5 * MIB, 0, MIB, "bytes"), "5 MiB so far, 1 MiB/s"),  # nor how much it will be
+        ((0, 0, 0, "bytes"), ""),
+        ((9 * GIB, 8 * GIB, MIB, "bytes"), "9 GiB of 8 GiB (100 %), 1 MiB/s"),  # it has grown meanwhile
+        ((8589934000, 8 * GIB, MIB, "bytes"), "8 GiB of 8 GiB (99.9 %), 1 MiB/s, about 0.0 s left"),
+        ((30, 90, 2, "files"), "30 of 90 files (33 %), 2 files/s, about 30 s left"),
+        ((1, 4, 0, ""), "1 of 4 (25 %)"),
+    ],
+)
+def test_progress_rate_and_time_left_have_units(far: tuple[float, float, float, str], told: str) -> None:
+    assert words.progress(*far) == told
+
+
+def test_a_growing_copy_tells_its_bytes_its_rate_and_the_time_left(bench: Bench) -> None:
+    def commands(known: Known) -> list[Command]:
+        grown = at(known, "grown")
+        text = "i=0; while [ $i -lt 12 ]; do i=$((i + 1)); "
+        text += f"head -c 1048576 /dev/zero >>{grown}; sleep 0.15; done; "
+        return [Command(text + f"printf %s {known.parameters['text']} >{at(known, 'slow')}", "slow")]
+
+    progress = Read(
+        "progress",
+        lambda known: f"stat -c '%s 12582912' {at(known, 'grown')} 2>/dev/null || echo 0 0",
+        lambda data: [*map(int, data.split()), "bytes"],
+    )
+    step = replace(write_step("slow", "slow"), commands=commands, detached=True, progress=progress)
+    run = bench.approved(book(step))
+    carry_out(run)
+    said = run.options.operator.text  # type: ignore[attr-defined]
+    line = r"running, [0-9.]+ MiB of 12 MiB \([0-9]+ %\), [0-9.]+ [KM]iB/s, about [0-9.]+ s left"
+    assert re.search(line, said), said
 
 
 def test_a_resume_attaches_to_the_job_and_does_not_start_another(

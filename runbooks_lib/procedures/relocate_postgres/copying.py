@@ -98,8 +98,9 @@ def _copy(known: Known) -> Sequence[Command]:
     return [stages.command(known, rate + _COPY + _TRY_TARGET + _FETCH, affects)]
 
 
-def _done_and_total(answer: bytes) -> list[int]:
-    return [int(each) for each in answer.split()]
+def _done_and_total(answer: bytes) -> list[int | str]:
+    done, total = (int(each) for each in answer.split())
+    return [done, total, "bytes"]
 
 
 # While it is copied, and while the standby catches up.

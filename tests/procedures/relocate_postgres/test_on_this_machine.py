@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -18,7 +19,7 @@ from benchmarks.relocate.here import Here, as_owner, here
 from benchmarks.relocate.moving import by_runbook, forget
 from runbooks_lib.hosts.local import LocalHost
 from runbooks_lib.procedures.relocate_postgres import RUNBOOK
-from runbooks_lib.runbook import runs
+from runbooks_lib.runbook import detached, runs
 from runbooks_lib.runbook.places import Places
 from runbooks_lib.runbook.plan import Plan, Verdict
 from runbooks_lib.runbook.resume import open_run, resume
@@ -129,6 +130,23 @@ def test_undo_before_the_switch_leaves_everything_as_it_was(cluster: Here) -> No
     assert not cluster.free("moved").exists()
     assert (cluster.root / "fstab").read_text() == fstab
     assert cluster.sql("select count(*) from pg_replication_slots") == "0"
+
+
+def test_the_copy_tells_its_bytes_its_rate_and_the_time_left(cluster: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(detached, "SAY_SECONDS", 0.3)
+    aim = aimed(cluster, throttle_mb=10)
+    run = begun(cluster, aim)
+    for name in ("look", "copy"):
+        run.do(RUNBOOK.step(name))
+    run.close()
+    taken_back(cluster, aim)
+    assert isinstance(run.options.operator, Scripted)
+    said = run.options.operator.text
+    told = re.findall(r"copy: running, ([^;\n]*left)", said)
+    assert told, said
+    for each in told:
+        assert re.match(r"[0-9.]+ [KM]?i?B of [0-9.]+ MiB \([0-9.]+ %\), [0-9.]+ [KM]iB/s, about [0-9.]+ s left", each)
+    assert "0 of 0" not in said
 
 
 def test_a_standby_that_was_killed_is_started_again(cluster: Here) -> None:
