@@ -11,6 +11,7 @@ import pytest
 
 from runbooks_lib import config
 from runbooks_lib.cli import cli
+from runbooks_lib.config import form
 from runbooks_lib.diagnosis.rules import RULES
 
 ROOT = Path(__file__).parents[1]
@@ -64,11 +65,11 @@ def test_every_key_of_the_inventory_is_documented_and_the_example_is_valid(tmp_p
     for line in re.findall(r"^# ([a-z_]+ = .*)$", example, flags=re.M):
         tomllib.loads(line)
     for section, model in (
-        ("", config._File),
-        ("", config._Host),
-        ("", config._Partition),
-        ("", config._Service),
-        *config._TABLES.items(),
+        ("", form.InventoryFile),
+        ("", form.HostTable),
+        ("", form.PartitionTable),
+        ("", form.ServiceTable),
+        *form.TABLES.items(),
     ):
         for key in model.model_fields:
             assert re.search(rf"^(# )?\[?{key}\b|^# \[{key}\]|\.{key}[.\]]", example, flags=re.M), f"{section} {key}"
