@@ -219,6 +219,7 @@ def report(
 @click.option("--at", default="05:30", show_default=True, help="When, in local time.")
 @click.option("--every", type=int, default=5, show_default=True, help="Minutes between two collections.")
 @click.option("-p", "given", multiple=True, metavar="NAME=VALUE", help="A parameter of the report.")
+@click.option("--deadline", type=float, help="Seconds after which the report is stopped.  [default: as for report]")
 @click.option("--cron/--systemd", "cron", default=None, help="Which timers; default: systemd where it runs.")
 @click.option("--install", is_flag=True, help="Write them and start them. Without it nothing is written.")
 @click.option("--remove", is_flag=True, help="Stop and remove them.")
@@ -228,6 +229,7 @@ def schedule(
     at: str,
     every: int,
     given: tuple[str, ...],
+    deadline: float | None,
     cron: bool | None,
     install: bool,
     remove: bool,
@@ -254,6 +256,7 @@ def schedule(
         at=at,
         every_minutes=every,
         arguments=[word for each in given for word in ("-p", each)],
+        deadline_seconds=deadline,
         kind=None if cron is None else "cron" if cron else "systemd",
     )
     if remove:

@@ -16,8 +16,11 @@ from runbooks_lib.reports import page, record, result
 from runbooks_lib.reports.record import CellRun, Failure, Record
 
 _TOLD_IN_WORDS = frozenset(
-    {"RunbookError", "UsageError", "HistoryError", "HistoryMissing", "HistoryLocked", "HistoryDamaged", "HistoryTooNew"}
-)
+    {
+        "RunbookError", "UsageError", "HistoryError", "HistoryMissing", "HistoryLocked", "HistoryDamaged",
+        "HistoryTooNew", "KernelNotReady",
+    }
+)  # fmt: skip
 _VERSIONS_OF = ("runbooks-lib", "papermill", "nbclient", "ipykernel", "numpy", "matplotlib")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import shlex
@@ -104,12 +105,16 @@ def plan(
     at: str = "05:30",
     every_minutes: int = 5,
     arguments: Sequence[str] = (),
+    deadline_seconds: float | None = None,
     kind: Kind | None = None,
 ) -> Schedule:
     """The timers for collecting every `every_minutes` and for one report a day. Writes nothing.
 
-    `arguments` are further ones of `runbook report`. Raises UsageError for a time or an interval that cannot be.
+    `arguments` are further ones of `runbook report`, `deadline_seconds` its deadline where it is not the usual one.
+    Raises UsageError for a time, an interval or a deadline that cannot be.
     """
+    if deadline_seconds is not None and not 0 < deadline_seconds <= 86_400:
+        raise UsageError("a daily report's deadline is more than 0 seconds and at most a day")
     if not re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d", at):
         raise UsageError(f"{at!r} is not a time of day", next="write hours and minutes, such as 05:30")
     if not 1 <= every_minutes <= 60 or 60 % every_minutes:
@@ -123,10 +128,17 @@ def plan(
     runbook = (sys.executable, "-m", "runbooks_lib")
     collect = (*runbook, "collect", "--quiet", "--config", str(config.file))
     publish = (*runbook, "report", report, "--config", str(config.file), *arguments)
+    if deadline_seconds is not None:
+        publish += ("--deadline", f"{deadline_seconds:g}")
     kind = kind or ("systemd" if _SYSTEMD_RUNS.is_dir() else "cron")
     expectation = Expectation(report, at, now, tuple(arguments))
     make = _systemd if kind == "systemd" else _cron
-    return make(config, digest, collect, publish, every_minutes, expectation)
+    return make(config, digest, collect, publish, every_minutes, expectation, _allowed(deadline_seconds))
+
+
+def _allowed(deadline_seconds: float | None) -> str:
+    """How long systemd lets a report run: the report ends itself before, and says so on its page."""
+    return f"{max(60, math.ceil((deadline_seconds or 0) / 60) + 10)}min"
 
 
 def install(schedule: Schedule) -> None:
@@ -210,6 +222,7 @@ def _systemd(
     publish: tuple[str, ...],
     every_minutes: int,
     expectation: Expectation,
+    allowed: str,
 ) -> Schedule:
     root = os.geteuid() == 0
     directory = (
@@ -228,7 +241,7 @@ def _systemd(
             f"Runbook: every {every_minutes} minutes", f"*:0/{every_minutes}" if every_minutes < 60 else "hourly", 20
         ),
         directory / f"{names['report']}.service": _service(
-            f"Runbook: {expectation.report} of {config.file}", publish, config, "60min", told
+            f"Runbook: {expectation.report} of {config.file}", publish, config, allowed, told
         ),
         directory / f"{names['report']}.timer": _timer(
             f"Runbook: {expectation.report} every day", f"*-*-* {expectation.at}:00", 300
@@ -330,6 +343,7 @@ def _cron(
     publish: tuple[str, ...],
     every_minutes: int,
     expectation: Expectation,
+    _: str,
 ) -> Schedule:
     marker = f"# runbook {digest}"
     log = _cron_word(str(config.outputs / "cron.log"))

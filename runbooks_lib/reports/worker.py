@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import math
 import os
 import shutil
 import signal
@@ -29,7 +30,8 @@ from runbooks_lib.reports.record import CellRun, Failure
 
 LIFELINE_FD = "RUNBOOKS_LIFELINE_FD"
 SECRETS_FD = "RUNBOOKS_SECRETS_FD"
-START_SECONDS = 60
+_LEAST_START_SECONDS = 60.0
+_START_SHARE = 1 / 3  # of the run's deadline: a kernel that died is seen at once, only a silent one is waited for
 _LOG_LIMIT = 1_000_000
 _STOPPING_SECONDS = 0.5
 _NOT_FOR_KERNELS = {"PYTHONSTARTUP"}  # IPython would run it
@@ -133,7 +135,7 @@ def run(job: Mapping[str, Any]) -> None:
     writer.write_json(place / record.RECORD, started.as_json())
     runtime = Path(job["runtime"])
     try:
-        notebook, cells, failure = _execute(job, place, runtime, log, watch)
+        notebook, cells, failure = _execute(job, place, runtime, log, watch, started.deadline_seconds)
     finally:
         shutil.rmtree(runtime, ignore_errors=True)  # here too: the command may be gone
     notes = _end_what_is_left(log)
@@ -143,8 +145,21 @@ def run(job: Mapping[str, Any]) -> None:
 # -- executing ---------------------------------------------------------------------------------------------------------
 
 
+def start_seconds(deadline_seconds: float) -> int:
+    """How long a kernel may take to be ready, of a run that may last so long: whole seconds, as nbclient wants them."""
+    return math.ceil(min(deadline_seconds, max(_LEAST_START_SECONDS, deadline_seconds * _START_SHARE)))
+
+
+def _failure(error: BaseException, deadline_seconds: float) -> Failure:
+    if isinstance(error, RuntimeError) and str(error).startswith("Kernel didn't respond"):  # jupyter_client's words
+        message = f"the notebook's kernel was not ready within {start_seconds(deadline_seconds)} s: this machine is"
+        message += f" busy, or slow. The run may last {deadline_seconds:g} s; --deadline gives both more time"
+        return Failure("KernelNotReady", message)
+    return Failure(type(error).__name__, str(error))
+
+
 def _execute(
-    job: Mapping[str, Any], place: Path, runtime: Path, log: Log, watch: Watch
+    job: Mapping[str, Any], place: Path, runtime: Path, log: Log, watch: Watch, deadline_seconds: float
 ) -> tuple[Mapping[str, Any], Mapping[int, CellRun], Failure | None]:
     """Run the notebook through papermill. Never raises for what the notebook or its kernel did."""
     os.environ.update(_private_jupyter(runtime))
@@ -184,14 +199,14 @@ def _execute(
             kernel_name="python3",
             language="python",
             progress_bar=False,
-            start_timeout=START_SECONDS,
+            start_timeout=start_seconds(deadline_seconds),
             progress=progress,
             logger=logger,
         )
     except RunbookError:
         raise  # it is the writer's: the disk is full
     except BaseException as error:  # SystemExit and KeyboardInterrupt too: there is always a page
-        failure = progress.failure or Failure(type(error).__name__, str(error))
+        failure = progress.failure or _failure(error, deadline_seconds)
         log.add(f"{failure.kind}: {failure.message}")
     finally:
         theirs.close()

@@ -16,10 +16,12 @@ from urllib.parse import quote
 
 import psutil
 import pytest
+from jupyter_client.kernelspec import KernelSpec
+from jupyter_client.manager import KernelManager
 
 from runbooks_lib import secrets
 from runbooks_lib.errors import ExitCode, RunbookError, UsageError
-from runbooks_lib.reports import processes, record, run
+from runbooks_lib.reports import processes, record, run, worker
 from runbooks_lib.reports.run import ReportRun, run_report
 
 Write = Callable[..., Path]
@@ -385,3 +387,33 @@ def test_an_outputs_directory_that_cannot_be_written_is_told(write: Write, tmp_p
 
 def teardown_function() -> None:
     secrets.forget()
+
+
+class Silent(KernelManager):
+    """A kernel that starts and never says a word."""
+
+    @property
+    def kernel_spec(self) -> KernelSpec:
+        return KernelSpec(argv=["sleep", "60"], display_name="silent", language="python", name="silent")
+
+
+def test_a_kernel_that_is_not_ready_in_time_says_how_to_give_it_more() -> None:
+    manager = Silent(transport="ipc")
+    manager.start_kernel()
+    client = manager.client()
+    client.start_channels()
+    try:
+        with pytest.raises(RuntimeError) as raised:
+            client.wait_for_ready(timeout=0.3)
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+    failure = worker._failure(raised.value, 900)
+    assert failure.kind == "KernelNotReady"
+    assert "not ready within 300 s" in failure.message
+    assert "--deadline" in failure.message
+
+
+@pytest.mark.parametrize(("deadline", "start"), [(900, 300), (180, 60), (90, 60), (4, 4), (7200, 2400)])
+def test_a_kernel_may_take_a_third_of_the_run_to_start_and_at_least_a_minute(deadline: float, start: float) -> None:
+    assert worker.start_seconds(deadline) == start

@@ -173,3 +173,22 @@ def test_a_machine_with_neither_is_told(loaded: config.Config, monkeypatch: pyte
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(RunbookError, match="neither systemd nor crontab"):
         schedule.install(schedule.plan(loaded, now=NOW, kind="cron"))
+
+
+@pytest.mark.parametrize(("deadline", "allowed"), [(None, "60min"), (900, "60min"), (7200, "130min")])
+def test_a_longer_deadline_goes_to_the_report_and_systemd_waits_for_it(
+    loaded: config.Config, deadline: float | None, allowed: str
+) -> None:
+    planned = schedule.plan(loaded, now=NOW, kind="systemd", deadline_seconds=deadline)
+    (unit,) = (text for path, text in planned.files.items() if path.name.endswith("disk-report.service"))
+    assert f"TimeoutStartSec={allowed}" in unit
+    assert ('"--deadline" "7200"' in unit) == (deadline == 7200)
+    assert ("--deadline" in unit) == (deadline is not None)
+    lines = schedule.plan(loaded, now=NOW, kind="cron", deadline_seconds=deadline).lines
+    (line,) = (line for line in lines if " report " in line)
+    assert ("--deadline" in line) == (deadline is not None)
+
+
+def test_a_deadline_that_cannot_be_is_refused(loaded: config.Config) -> None:
+    with pytest.raises(UsageError, match="deadline"):
+        schedule.plan(loaded, now=NOW, deadline_seconds=0)
