@@ -80,10 +80,11 @@ _PASS = f"""pass() {{ {_RSYNC} "$@" -- "$SOURCE/" "$T/"; x=$?; [ $x = 0 ] || [ $
 """
 _COPY = """[ $stage = here ] || exit 0
 [ ! -s "$W/complete" ] || exit 0
-if [ ! -d "$W" ]; then
+if [ ! -s "$W/cluster" ]; then
+  [ -z "$(ls -A -- "$W" 2>/dev/null | grep -vx 'cluster.*')" ] || fail "$W is not of a move"
   [ ! -d "$T" ] || [ -z "$(ls -A -- "$T")" ] || fail "$T is not empty"
-  install -d -m 0700 -- "$W" && printf '%s\\n' "$ID" >"$W/cluster.part" && mv -- "$W/cluster.part" "$W/cluster" ||
-    fail "cannot make $W"
+  install -d -m 0700 -- "$W" && printf '%s\\n' "$ID" >"$W/cluster.part" && sync -- "$W/cluster.part" &&
+    mv -- "$W/cluster.part" "$W/cluster" && sync -- "$W" "${W%/*}" || fail "cannot make $W"
 fi
 [ "$(cat "$W/cluster" 2>/dev/null)" = "$ID" ] || fail "$W is not of a move of $P"
 SOURCE=$R
@@ -97,7 +98,8 @@ yes "$T holds a copy, of $(cat "$W/complete")"
 """
 _REMOVE = """[ $stage = here ] || fail "the directory is not at its old place"
 [ -d "$W" ] || exit 0
-[ "$(cat "$W/cluster" 2>/dev/null)" = "$ID" ] || fail "$W is not of a move of $P"
+if [ ! -s "$W/cluster" ]; then rm -f -- "$W/cluster.part" && rmdir -- "$W" || fail "$W is not of a move"; exit 0; fi
+[ "$(cat "$W/cluster")" = "$ID" ] || fail "$W is not of a move of $P"
 rm -rf -- "$T" && rm -rf -- "$W"
 """
 _REMOVED = """[ $stage = here ] || no "the directory is not at its old place"

@@ -84,7 +84,8 @@ def test_timers_run_and_catch_up_and_a_killed_report_is_told(
                 [
                     *map(shlex.join, planned.undo),
                     f"cd /etc/systemd/system && rm -rf {' '.join(map(shlex.quote, gone))} runbook-*.timer.d",
-                    f"rm -f {shlex.quote(stub)} /var/lib/systemd/timers/stamp-runbook-*; systemctl daemon-reload",
+                    f"rm -f {shlex.quote(stub)} /var/lib/systemd/timers/stamp-runbook-*; systemctl daemon-reload;"
+                    " systemctl reset-failed 'runbook-*' 2>/dev/null || true",
                 ]
             ),
             deadline_seconds=300,

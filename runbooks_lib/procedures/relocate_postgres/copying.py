@@ -30,10 +30,11 @@ rm -f -- "$W/probe"
 _COPY = """[ $stage = here ] || exit 0
 [ ! -s "$W/complete" ] || exit 0
 runs "$T" && fail "a server runs on $T"
-if [ ! -d "$W" ]; then
+if [ ! -s "$W/cluster" ]; then
+  [ -z "$(ls -A -- "$W" 2>/dev/null | grep -vx 'cluster.*')" ] || fail "$W is not of a move"
   [ ! -d "$T" ] || [ -z "$(ls -A -- "$T")" ] || fail "$T is not empty"
-  install -d -m 0700 -- "$W" && printf '%s\\n' "$ID" >"$W/cluster.part" && mv -- "$W/cluster.part" "$W/cluster" ||
-    fail "cannot make $W"
+  install -d -m 0700 -- "$W" && printf '%s\\n' "$ID" >"$W/cluster.part" && sync -- "$W/cluster.part" &&
+    mv -- "$W/cluster.part" "$W/cluster" && sync -- "$W" "${W%/*}" || fail "cannot make $W"
 fi
 [ "$(cat "$W/cluster" 2>/dev/null)" = "$ID" ] || fail "$W is not of a move of this database"
 """
@@ -58,7 +59,8 @@ old "select pg_drop_replication_slot('$SLOT')
   where exists (select from pg_replication_slots where slot_name = '$SLOT')" >/dev/null ||
   fail "the slot $SLOT could not be dropped; while it is there, WAL is kept for it"
 [ -d "$W" ] || exit 0
-[ "$(cat "$W/cluster" 2>/dev/null)" = "$ID" ] || [ ! -e "$T/PG_VERSION" ] || fail "$W is not of a move of this database"
+if [ ! -s "$W/cluster" ]; then rm -f -- "$W/cluster.part" && rmdir -- "$W" || fail "$W is not of a move"; exit 0; fi
+[ "$(cat "$W/cluster")" = "$ID" ] || fail "$W is not of a move of this database"
 rm -rf -- "$T" && rm -rf -- "$W"
 """
 _REMOVED = """[ $stage = here ] || no "the database is not at its old place"
