@@ -18,14 +18,14 @@ test: setup ## the tests that need neither root nor system packages
 
 lab-test: setup ## the tests on real services and practice machines (root; .ci/run installs what they need)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r tests/browser/requirements.txt
-	@$(BIN)/python -m pytest -q -m "lab and not vm"
+	@$(BIN)/python -m pytest -q -m "lab and not vm" --durations=20
 	@$(MAKE) --no-print-directory vm-test
 
 # An emulated machine is late now and then when its host is busy. What fails is tried once more, on a machine that is
 # booted anew; what fails twice has failed. The first failures stand in the output.
 vm-test: setup ## of these, only the tests on practice machines
 	@$(BIN)/runbook lab-host prepare
-	@$(BIN)/python -m pytest -q -m vm || { echo "Once more, those that failed:"; \
+	@$(BIN)/python -m pytest -q -m vm --durations=20 || { echo "Once more, those that failed:"; \
 	  $(BIN)/python -m pytest -q -m vm --last-failed --last-failed-no-failures none; }
 
 crash-matrix: setup ## every place where a run can be cut off, of the engine and of the relocation: hours (root, qemu)
