@@ -84,7 +84,7 @@ def _sections(snapshot: Snapshot) -> Iterator[tuple[str, list[tuple[str, ...]]]]
                     if each.usage is not None
                     else (str(each.state), "", "")
                 ),
-                each.read_only_flip or each.detail,
+                each.read_error or each.read_only_flip or each.detail,
             )
             for each in (filesystems.rows if filesystems else ())
         ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from runbooks_lib.facts.fact import Damaged, State, excerpt, number
 from runbooks_lib.facts.mounts import FstabEntry, Mount, MountTable
@@ -63,7 +64,9 @@ class Filesystem:
 
     `usage` is set exactly when `state` is available; `detail` says why not. `root` is what of the file system is
     mounted: `/`, a bound directory, or a btrfs subvolume. `read_only_flip` says, when it is read-only, why that is
-    not as wanted; empty when it is writable or read-only on purpose."""
+    not as wanted; empty when it is writable or read-only on purpose. `read_error` is what stat(2) of the mount point
+    said, such as `Input/output error`; empty when it could be read. An XFS that has shut down answers statfs(2) as
+    before, and every read and write of it with that error."""
 
     mountpoint: str
     device: str
@@ -78,6 +81,7 @@ class Filesystem:
     also_at: tuple[str, ...] = ()
     read_only: bool = False
     read_only_flip: str = ""
+    read_error: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +203,15 @@ def parse_probes(text: str) -> dict[int, str]:
     return probes
 
 
+def parse_read_errors(text: str) -> dict[int, str]:
+    """Mount id to the words with which stat(2) of its mount point failed. Raises Damaged."""
+    errors: dict[int, str] = {}
+    for line in text.splitlines():
+        identifier, _, said = line.partition(" ")
+        errors[number(identifier)] = said.strip() or "it cannot be read"
+    return errors
+
+
 def parse_ids(text: str) -> tuple[int, ...]:
     """The mount ids whose names were given to stat, in order. Raises Damaged."""
     return tuple(number(word) for word in text.split())
@@ -211,8 +224,10 @@ def assemble(
     fstab: Sequence[FstabEntry] = (),
     *,
     failed: str = "",
+    read_errors: Mapping[int, str] = MappingProxyType({}),
 ) -> Filesystems:
-    """Join mounts and figures into one row per file system. `failed` says why there are no figures at all."""
+    """Join mounts and figures into one row per file system. `failed` says why there are no figures at all;
+    `read_errors` has the mounts that cannot be read."""
     groups: dict[str, list[Mount]] = {}
     for mount in table.visible():
         groups.setdefault(mount.device_number, []).append(mount)
@@ -225,6 +240,7 @@ def assemble(
         if figure is None:
             word = next((probes[mount.id] for mount in mounts if probes.get(mount.id) in _PROBES), "")
             state, detail = _PROBES.get(word, (State.UNREADABLE, failed or "stat -f gave no figures for this mount"))
+        unread = next((read_errors[mount.id] for mount in mounts if mount.id in read_errors), "") if read_errors else ""
         read_only = best.read_only
         rows.append(
             Filesystem(
@@ -241,6 +257,7 @@ def assemble(
                 tuple([mount.mountpoint for mount in mounts if mount is not best]) if len(mounts) > 1 else (),
                 read_only,
                 read_only_flip(best, wanted.get(best.mountpoint)) if read_only else "",
+                unread,
             )
         )
     return Filesystems(tuple(rows), table.left_out)

@@ -263,6 +263,7 @@ def _filesystems(
     try:
         names = [by_id[mount] for mount in filesystems.parse_ids(sections.get("statfs-ids", ""))]
         probes = filesystems.parse_probes(sections.get("probes", ""))
+        unread = filesystems.parse_read_errors(sections.get("read-errors", ""))
     except (Damaged, KeyError) as error:
         return Fact(State.UNREADABLE, None, f"the list of mounts that were asked is damaged: {error}")
     try:
@@ -273,7 +274,7 @@ def _filesystems(
         figures, failed = {}, f"the figures are damaged: {error}"
     try:
         fstab = mounts.parse_fstab(sections.get("/etc/fstab", ""))
-        found = filesystems.assemble(table.value, figures, probes, fstab, failed=failed)
+        found = filesystems.assemble(table.value, figures, probes, fstab, failed=failed, read_errors=unread)
     except (ValueError, LookupError) as error:
         return Fact(State.UNREADABLE, None, str(error))
     if errors.value is not None:

@@ -289,6 +289,8 @@ def _doubts(entry: HostEntry, snapshot: Snapshot) -> list[str]:
                 found.append(f"{partition} is in the inventory, and nothing is mounted there")
             elif mounted[partition].state is not State.AVAILABLE:
                 found.append(f"{partition}: {mounted[partition].detail}")
+            elif mounted[partition].read_error:
+                found.append(f"{partition} cannot be read: {mounted[partition].read_error}")
             elif mounted[partition].read_only_flip:
                 found.append(f"{partition} is read-only: {mounted[partition].read_only_flip}")
     clock = snapshot.clock.value

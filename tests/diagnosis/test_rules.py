@@ -72,7 +72,7 @@ DEVICES = (BlockDevice("vdb", "254:16", 4 * GIB, "disk"), BlockDevice("dm-0", "2
 def filesystem(used: int = 300 * MIB, size: int = 640 * MIB, **more: Any) -> Filesystem:
     usage = Usage(size, size - used, max(0, size - used), 40_000, 20_000)
     return Filesystem(
-        "/srv/db", "/dev/mapper/data-db", "ext4", "253:0", "/", ("rw",), ("rw",), State.AVAILABLE,
+        "/srv/db", "/dev/mapper/data-db", more.pop("fstype", "ext4"), "253:0", "/", ("rw",), ("rw",), State.AVAILABLE,
         **{"usage": usage, **more},
     )  # fmt: skip
 
@@ -193,6 +193,13 @@ def test_an_error_of_this_boot_is_red_and_one_of_long_ago_is_yellow(quiet: Scene
     log = KernelLog((Message(2, 80_000.0, "EXT4-fs error (device dm-0): comm sh: no", "disk"),), 1, 500)
     assert only(with_(quiet, snapshot=broken, deeper={"kernel_log": available(log)})).severity is Severity.RED
     assert only(with_(quiet, snapshot=broken)).severity is Severity.YELLOW
+
+
+def test_a_file_system_that_cannot_be_read_is_red_without_the_kernels_log(quiet: Scene) -> None:
+    shut = Filesystems((filesystem(fstype="xfs", read_error="Input/output error"),))
+    found = only(with_(quiet, snapshot={"filesystems": available(shut)}))
+    assert (found.rule, found.subject, found.severity) == ("filesystem-errors", "/srv/db", Severity.RED)
+    assert "Input/output error" in found.evidence[0].text
 
 
 def test_a_database_that_stopped_on_a_full_disk_is_a_consequence(quiet: Scene) -> None:

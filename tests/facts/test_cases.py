@@ -54,7 +54,13 @@ HERE = Path(__file__).parent
 
 
 def _filesystems(
-    mountinfo: str, statfs: str = "", ids: str = "", probes: str = "", fstab: str = "", **df: str
+    mountinfo: str,
+    statfs: str = "",
+    ids: str = "",
+    probes: str = "",
+    fstab: str = "",
+    read_errors: str = "",
+    **df: str,
 ) -> object:
     table = mounts.parse(mountinfo)
     by_id = {mount.id: mount.mountpoint for mount in table.mounts}
@@ -62,7 +68,10 @@ def _filesystems(
     figures = (
         filesystems.parse_df(df["df_kib"], df["df_inodes"], names) if df else filesystems.parse_statfs(statfs, names)
     )
-    return filesystems.assemble(table, figures, filesystems.parse_probes(probes), mounts.parse_fstab(fstab))
+    unread = filesystems.parse_read_errors(read_errors)
+    return filesystems.assemble(
+        table, figures, filesystems.parse_probes(probes), mounts.parse_fstab(fstab), read_errors=unread
+    )
 
 
 def _answer(stdout: str, nonce: str, started: float = 0.0, duration: float = 1.0) -> object:

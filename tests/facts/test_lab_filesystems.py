@@ -172,6 +172,28 @@ def test_ext4_that_the_kernel_made_read_only_is_a_flip_and_its_message_is_found(
     assert [sample.value for sample in mine] == [1.0]
 
 
+def test_an_xfs_that_has_shut_down_says_so_without_the_kernels_log_in_every_shell(
+    lab: Lab, shell_host: NewHost, applets: Path
+) -> None:
+    device, sound = lab.loop("shut", 320), lab.loop("sound", 16)
+    run("mkfs.xfs", "-q", device)
+    run("mkfs.ext4", "-q", sound)
+    point = lab.mount(device, "shut\n42 x: down", "-t", "xfs")
+    (point / "inner").mkdir()
+    inner = lab.mount(sound, f"{point.name}/inner")
+    bound = lab.mount(point, "bound", "--bind")
+    run("xfs_io", "-x", "-c", "shutdown -f", point)
+    with pytest.raises(OSError, match="Input/output error"):
+        point.stat()
+    for shell in (("dash",), ("bash",), ("mksh",), (str(applets / "sh"),)):
+        host = shell_host(shell, {"PATH": str(applets)} if "applets" in shell[0] else None)
+        found = rows(host, lab)
+        assert found[str(point)].also_at == (str(bound),)
+        assert found[str(point)].usage is not None
+        assert found[str(point)].read_error in ("Input/output error", "I/O error")
+        assert found[str(inner)].read_error == ""
+
+
 def test_a_read_only_mount_on_purpose_is_no_flip(lab: Lab, host: Host) -> None:
     device = lab.loop("ro", 16)
     run("mkfs.ext4", "-q", device)

@@ -115,9 +115,9 @@ def slow(host: Host, machine: Machine) -> str:
 
 def read_only(host: Host, _: Machine) -> str:
     # Since 6.12, and in the stable kernels that took the change, ext4 takes no writes after an error while the mount
-    # table goes on saying rw: what tells is the count of its errors.
+    # table goes on saying rw: what tells is the count of its errors. An XFS shuts down, and cannot be read either.
     row = partition(host)
-    return "" if row.read_only or "errors recorded" in row.detail else f"{row}"
+    return "" if row.read_only or row.read_error or "errors recorded" in row.detail else f"{row}"
 
 
 def busy(host: Host, _: Machine) -> str:

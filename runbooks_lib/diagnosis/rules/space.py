@@ -347,26 +347,30 @@ def _takes_no_writes(scene: Scene) -> Iterator[Finding]:
             if any(re.search(rf"\b{re.escape(name)}\b", text) for name in names)
         ]
         counted = re.match(r"([0-9]+) ext4 errors", filesystem.detail)
-        flip = filesystem.read_only_flip
+        flip, unread = filesystem.read_only_flip, filesystem.read_error
         # Kernel messages name a device, and a loop device is given to one file after another. ext4 counts its errors.
         if not flip and (device.startswith("loop") or (filesystem.fstype.startswith("ext") and not counted)):
             said = []
-        if not flip and not said and not counted:
+        if not flip and not unread and not said and not counted:
             continue
         signs = []
+        if unread:
+            signs.append(Evidence(f"stat of its mount point says: {words.plain(unread, 80)}", 0.9))
         if flip:
             signs.append(Evidence(flip, 0.9))
         if said:
             signs.append(Evidence(f"the kernel, in this boot: {words.plain(said[-1], 160)}", 0.85))
         if counted:
             signs.append(Evidence(f"its superblock counts {counted[1]} errors since the last fsck", 0.4))
-        now = bool(flip or said)
+        now = bool(flip or unread or said)
+        takes = "gives nothing to read and takes no writes" if unread else "takes no more writes"
         yield Finding(
             "filesystem-errors",
             Severity.RED if now else Severity.YELLOW,
-            f"the file system on {place} has met an error" + (" and takes no more writes" if now else " at some time"),
+            f"the file system on {place} has met an error" + (f" and {takes}" if now else " at some time"),
             tuple(signs),
-            f"`touch {place}/.probe` (does it write?), `dmesg -T | grep -i -e ext4 -e xfs -e i/o`",
+            f"`ls {place}` (does it read?), `touch {place}/.probe` (does it write?), `dmesg -T | grep -i -e ext4 -e xfs"
+            " -e i/o`",
             "stop what writes there, look at the disk first (SMART, kernel log), then unmount and fsck; a backup"
             " before it",
             subject=filesystem.mountpoint,
@@ -417,10 +421,11 @@ RULES = (
     ),
     Rule(
         "filesystem-errors",
-        "Does every file system take writes?",
+        "Can every file system be read, and does it take writes?",
         ("filesystems", "error_counts"),
-        "after an error the kernel stops writing, and mounts may go on saying rw",
-        "the kernel's ext4.rst (errors=), xfs.rst",
+        "after an error the kernel stops writing, and mounts may go on saying rw; an XFS that has shut down answers"
+        " statfs as before",
+        "the kernel's ext4.rst (errors=), xfs.rst; seen on 6.1 and 6.18",
         _takes_no_writes,
     ),
     Rule(

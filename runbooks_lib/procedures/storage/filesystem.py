@@ -32,6 +32,8 @@ def grower(seen: Seen) -> str:
     tool = GROWERS.get(fstype)
     if tool is None:
         return f"{fstype} is not grown online by anything that is known here"
+    if seen.filesystem.read_error:
+        return f"it must be mended first, for it cannot be read: {seen.filesystem.read_error}"
     if tool not in seen.survey.tools:
         return f"{tool} is not installed on the host"
     if seen.filesystem.read_only or "ro" in options:
