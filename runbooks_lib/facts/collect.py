@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -109,7 +110,7 @@ def read_snapshot(
     give is a state of that fact. `nonce` is for a recording, whose answer holds the nonce of then."""
     request = quick_request(sample_seconds, nonce=nonce)
     result = host.run(request.script, input=request.input, deadline_seconds=deadline_seconds + sample_seconds)
-    try:
+    with complete(host.name, result):
         return parse_snapshot(
             host.name,
             result.stdout,
@@ -119,8 +120,6 @@ def read_snapshot(
             connected_seconds=result.connected_seconds,
             script_sha256=request.script.sha256,
         )
-    except Incomplete as error:
-        raise _incomplete(host.name, error, result) from None
 
 
 def read_slow(
@@ -154,7 +153,7 @@ def read_slow(
             root=False,
             nonce=nonce,
         )
-    try:
+    with complete(host.name, result):
         return parse_slow(
             host.name,
             result.stdout,
@@ -164,8 +163,15 @@ def read_slow(
             time=result.started,
             script_sha256=request.script.sha256,
         )
+
+
+@contextmanager
+def complete(host: str, result: Result) -> Iterator[None]:
+    """For the reading of an answer: what is not whole becomes AnswerIncomplete, which says what came."""
+    try:
+        yield
     except Incomplete as error:
-        raise _incomplete(host.name, error, result) from None
+        raise _incomplete(host, error, result) from None
 
 
 def _incomplete(host: str, error: Incomplete, result: Result) -> AnswerIncomplete:

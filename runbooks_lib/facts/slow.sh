@@ -341,7 +341,7 @@ SQL
 }
 
 if wanted postgres || wanted postgres-activity; then
-  all=' ' servers=''
+  all=' ' servers='' here=''
   for p in /proc/[0-9]*; do
     read -r c <"$p/comm" || continue
     case $c in postgres | postmaster) all="$all${p#/proc/} " ;; esac
@@ -363,6 +363,7 @@ if wanted postgres || wanted postgres-activity; then
     [ "$(readlink "/proc/$p/ns/mnt")" = "$own" ] || { printf 'contained\n'; continue; }
     answers "$data" || { printf 'stale\n'; continue; }
     printf 'here\n'
+    here="$here $p"
     mark "postgres-data $p"
     printf '%s\n' "$data"
     mark "postgres-wal $p"

@@ -16,6 +16,7 @@ from runbooks_lib.config import PartitionSettings
 from runbooks_lib.errors import RunbookError
 from runbooks_lib.facts.filesystems import Usage
 from runbooks_lib.history.model import History
+from runbooks_lib.history.volumes import past_of
 
 RISK = 0.1  # the chance at which an amount is still called enough
 _WITHOUT_A_PAST = 0.2  # of what there is: enough for a night, and told as such
@@ -83,11 +84,12 @@ class Expected:
 def expected(
     history: History, host: str, mountpoint: str, usage: Usage, settings: PartitionSettings, *, now: datetime, days: int
 ) -> Expected:
-    """What the history says of this partition. Never raises for a history that says nothing: `why_not` tells."""
+    """What the history says of this partition, or of a thin pool (`group/pool`). Never raises for a history that says
+    nothing: `why_not` tells."""
     horizon = max(90, days)
     plain = Expected(usage, settings.threshold_ratio, horizon)
     try:
-        past = history.filesystem(host, mountpoint, end=now)
+        past = past_of(history, host, mountpoint, end=now)
         if past is None or not past.samples:
             return replace(plain, why_not="there is no past of it: `runbook collect` has never seen it")
         blind = replace(past, inodes_total=np.full(len(past.days), np.nan))  # only bytes are bought here

@@ -74,7 +74,7 @@ class Found:
         now = buys.in_words(self.expected.days(), self.expected.horizon_days)
         before = [
             f"{self.seen.mountpoint} on {self.seen.host}: {_use(self.seen.usage)}. "
-            f"Days to {_percent(self.expected.threshold_ratio)}: {now}.",
+            f"{self._pool()}Days to {_percent(self.expected.threshold_ratio)}: {now}.",
             f"Wanted: {amount(self.wanted_bytes)} ({self.wanted_why})."
             if self.wanted_bytes
             else f"Nothing more is wanted: as it is, nine of ten futures hold {self.wanted_days} days.",
@@ -103,6 +103,13 @@ class Found:
             way.measured,
         )
 
+    def _pool(self) -> str:
+        pool = self.seen.pool
+        if pool is None:
+            return ""
+        counts = "that is full first, and stops it whatever df says" if self.seen.pool_is_limit else "it has more room"
+        return f"It draws from the thin pool {pool.name}: {_use(pool.usage)}; {counts}. "
+
     def _warnings(self) -> list[str]:
         ratio = self.seen.usage.files_used_ratio
         said = []
@@ -128,10 +135,11 @@ def find(
     """Look at a host and say every way. `add_bytes` asks for so much; 0: what the forecast says for `days`. `files`:
     those that a person would move away. Raises as `survey.look` does."""
     seen = survey.look(host, mountpoint, files)
+    place = seen.pool.name if seen.pool is not None and seen.pool_is_limit else mountpoint
     history = open_history(config.history)
     try:
         told = buys.expected(
-            history, entry.name, mountpoint, seen.usage, entry.partition(mountpoint), now=datetime.now(UTC), days=days
+            history, entry.name, place, seen.limit, entry.partition(mountpoint), now=datetime.now(UTC), days=days
         )
     finally:
         history.close()
@@ -178,8 +186,8 @@ class Relief:
         """What the host said before the first step and what it says now, in one table."""
         now = survey.look(self._host, self.found.seen.mountpoint)
         then, told = self.found.seen, self.found.expected
-        after = Expected(now.usage, told.threshold_ratio, told.horizon_days, told.forecast, told.rates, told.why_not)
-        gained = now.usage.avail_bytes - then.usage.avail_bytes
+        after = Expected(now.limit, told.threshold_ratio, told.horizon_days, told.forecast, told.rates, told.why_not)
+        gained = now.writable_bytes - then.writable_bytes
         rows = [
             ("size", amount(then.usage.size_bytes), amount(now.usage.size_bytes)),
             ("used", amount(then.usage.used_bytes), amount(now.usage.used_bytes)),
@@ -187,6 +195,7 @@ class Relief:
             ("kept for root", amount(then.usage.reserved_bytes), amount(now.usage.reserved_bytes)),
             ("used of what is usable", _ratio(then.usage), _ratio(now.usage)),
             ("its device", _size(then.survey.device_bytes), _size(now.survey.device_bytes)),
+            *([("its thin pool", _use(then.pool.usage), _use(now.pool.usage))] if then.pool and now.pool else []),
             (
                 f"days to {_percent(told.threshold_ratio)}",
                 buys.in_words(told.days(), told.horizon_days),

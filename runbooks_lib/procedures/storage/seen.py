@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from runbooks_lib.facts.answer import parse_answer
 from runbooks_lib.facts.deleted_files import DeletedFiles
 from runbooks_lib.facts.fact import Fact
 from runbooks_lib.facts.filesystems import Filesystem, Filesystems, Usage
-from runbooks_lib.facts.lvm import Lvm
+from runbooks_lib.facts.lvm import Lvm, VolumeGroup, device_of
 from runbooks_lib.facts.postgres import PostgresDetails
 from runbooks_lib.runbook.quoting import text_of
 
@@ -87,6 +89,16 @@ class Survey:
 
 
 @dataclass(frozen=True)
+class Pool:
+    """A thin pool (`name`: group/pool), how full it is, and its group. `metadata_ratio` (0..1) ends it as well."""
+
+    name: str
+    usage: Usage
+    metadata_ratio: float | None
+    group: VolumeGroup
+
+
+@dataclass(frozen=True)
 class Seen:
     """Everything that the ways go by. `filesystem.usage` is there."""
 
@@ -104,6 +116,35 @@ class Seen:
         """Size, free and available bytes now."""
         assert self.filesystem.usage is not None  # noqa: S101 - the survey does not begin without
         return self.filesystem.usage
+
+    @property
+    def pool(self) -> Pool | None:
+        """The active thin pool that the filesystem's volume draws from; None when it draws from none."""
+        lvm = self.lvm.value
+        volumes = lvm.logical_volumes if lvm else ()
+        own = next((each for each in volumes if each.pool and device_of(each) == self.survey.source), None)
+        for pool in volumes:
+            if own and (pool.group, pool.name) == (own.group, own.pool) and pool.data_ratio is not None and lvm:
+                free = pool.size_bytes - math.ceil(pool.size_bytes * pool.data_ratio)
+                group = next(each for each in lvm.volume_groups if each.name == pool.group)
+                usage = Usage(pool.size_bytes, free, free)
+                return Pool(f"{pool.group}/{pool.name}", usage, pool.metadata_ratio, group)
+        return None
+
+    @property
+    def pool_is_limit(self) -> bool:
+        """Whether the pool is full before the filesystem is."""
+        return self.pool is not None and self.pool.usage.free_bytes < self.usage.avail_bytes
+
+    @property
+    def writable_bytes(self) -> int:
+        """What an ordinary user can still write: both the filesystem and the pool under it must have room."""
+        return min(self.usage.avail_bytes, self.pool.usage.free_bytes) if self.pool else self.usage.avail_bytes
+
+    @property
+    def limit(self) -> Usage:
+        """What fills up first, as bytes: the filesystem, or the thin pool under it."""
+        return self.pool.usage if self.pool is not None and self.pool_is_limit else self.usage
 
     @property
     def yield_ratio(self) -> float:
@@ -152,9 +193,9 @@ class Seen:
         return self.filesystems.holding(path) is self.filesystem
 
 
-def parse(stdout: bytes, nonce: str, servers: Sequence[str] = ()) -> Survey:
-    """The answer of survey.sh, asked about these data directories of `servers`. A row that is not understood is left
-    out: what is not known is not offered. Raises answer.Incomplete."""
+def parse(stdout: bytes, nonce: str, servers: Mapping[int, str] = MappingProxyType({})) -> Survey:
+    """The answer of survey.sh; `servers`: the process of each PostgreSQL and its data directory. A row that is not
+    understood is left out: what is not known is not offered. Raises answer.Incomplete."""
     sections = parse_answer(stdout, nonce).sections
 
     def rows(name: str, fields: int) -> list[list[str]]:
@@ -199,8 +240,8 @@ def parse(stdout: bytes, nonce: str, servers: Sequence[str] = ()) -> Survey:
         ),
         servers={
             data: settings
-            for number, data in enumerate(servers)
-            if (settings := _settings(sections.get(f"server {number}", ""))) is not None
+            for pid, data in servers.items()
+            if (settings := _settings(sections.get(f"server {pid}", ""))) is not None
         },
     )
 

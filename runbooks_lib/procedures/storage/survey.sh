@@ -1,8 +1,14 @@
-# Reads what the ways to more space go by; changes nothing. Before it stand look.sh and: nonce m pids, and the named files as $@
+# Reads what the ways to more space go by; changes nothing. Before it stand slow.sh, which leaves the `rows` of deleted
+# files and the PostgreSQL servers that are `here`; look.sh; and: nonce m look, and the named files as $@
 mark() { printf '\n@@%s %s\n' "$nonce" "$1"; }
 exec 2>/dev/null </dev/null
 cd / || exit 1
 mark 'begin 1'
+# A mount that does not answer is not looked at again, and what is none is no question.
+if ! answers "$m" || ! findmnt -n -M "$m" >/dev/null; then
+  mark end
+  exit 0
+fi
 mark tools
 for each in lvextend pvcreate resize2fs xfs_growfs btrfs tune2fs sfdisk growpart partx fallocate gzip journalctl apt-get \
   dnf systemctl psql; do
@@ -62,12 +68,16 @@ for each do stat -c '%d %b' -- "$each" || echo '- -'; done
 
 # Of each process that holds a deleted file: the unit that it belongs to, and whether that can be reloaded.
 mark units
-for each in $pids; do
+for each in $(printf '%s\n' "$rows" | awk -v d="$(stat -c %D -- "$m")" '$6 == d { split($1, p, "/"); print p[3] }' | sort -u); do
   unit=$(sed -n 's|.*/\([^/]*\.service\).*|\1|p' "/proc/$each/cgroup" | tail -n 1)
   printf '%s %s %s\n' "$each" "$(systemctl show -p CanReload --value -- "$unit")" "$unit"
 done
-# PostgreSQL's settings, of each data directory that was found: `databases` is written by whoever sends this.
-databases
+
+# PostgreSQL's settings, of each server that was found.
+for each in $here; do
+  mark "server $each"
+  settings_of "$(readlink "/proc/$each/cwd")"
+done
 
 mark missing
 mark end

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from runbooks_lib.facts.fact import State
-from runbooks_lib.facts.lvm import LogicalVolume, VolumeGroup
+from runbooks_lib.facts.lvm import LogicalVolume, VolumeGroup, device_of
 from runbooks_lib.parameters import Parameter
 from runbooks_lib.procedures.storage import filesystem, partition
 from runbooks_lib.procedures.storage.seen import Seen
@@ -34,7 +34,7 @@ def ways(seen: Seen, want_bytes: int) -> Iterator[Way]:
         if seen.lvm.state is not State.ABSENT:
             yield Way("extend-volume", "Extend the logical volume", Safety.ADDS, refused=f"LVM: {seen.lvm.detail}")
         return
-    found = next((each for each in lvm.logical_volumes if _mapper(each) == seen.survey.source), None)
+    found = next((each for each in lvm.logical_volumes if device_of(each) == seen.survey.source), None)
     if found is None:
         return
     group = next(each for each in lvm.volume_groups if each.name == found.group)
@@ -93,16 +93,11 @@ def _way(
     )
 
 
-def _mapper(volume: LogicalVolume) -> str:
-    """The name under /dev/mapper: LVM doubles each hyphen in a name."""
-    return f"/dev/mapper/{volume.group.replace('-', '--')}-{volume.name.replace('-', '--')}"
-
-
 def _blocked(seen: Seen, volume: LogicalVolume, group: VolumeGroup) -> str:
     if group.missing_volumes:
         return f"the group {group.name} lacks {group.missing_volumes} of its physical volumes: mend it first"
     if volume.kind == "thin":
-        return f"{volume.name} is a thin volume: its pool {volume.pool} is the real limit, and is extended by hand"
+        return f"{volume.name} is a thin volume: what it may hold is its pool's ({volume.pool}), and is raised by hand"
     if volume.kind != "linear":
         return f"{volume.name} is of the kind {volume.kind}, which is extended by hand"
     if any(each.origin == volume.name and each.group == volume.group for each in seen.lvm.require().logical_volumes):

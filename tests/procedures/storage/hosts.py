@@ -64,3 +64,13 @@ def server(*slots: Slot, archiver: Archiver | None = None) -> dict[str, Any]:
 
 def deleted(name: str, pid: int, size: int) -> DeletedFile:
     return DeletedFile("/srv/db/logs/app.log", size, size, "253:0", 7, (Holder(pid, 3, name),))
+
+
+def thin(*, pool_free: int, free_extents: int = 2560, metadata: float = 0.1) -> Fact[Lvm]:
+    """data/db as a thin volume of the pool data/thin of 100 GiB."""
+    made = lvm(free_extents=free_extents).require()
+    (volume,) = made.logical_volumes
+    ratio = 1 - pool_free / (100 * GIB)
+    volume = replace(volume, kind="thin", attributes="Vwi-aotz--", pool="thin", data_ratio=0.9)
+    pool = LogicalVolume("thin", "data", "thin-pool", "twi-aotz--", 100 * GIB, "", "", ratio, metadata, 128 * MIB, "")
+    return available(replace(made, logical_volumes=(pool, volume)))

@@ -9,10 +9,12 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from runbooks_lib.errors import UsageError
+from runbooks_lib.hosts.host import Result, Script
 from runbooks_lib.hosts.local import LocalHost
 from runbooks_lib.procedures.storage import survey
 from runbooks_lib.runbook.places import Places
@@ -237,6 +239,26 @@ def test_what_is_no_mount_point_is_told_with_what_it_lies_on(tmp_path: Path) -> 
         survey.look(HOST, str(tmp_path))
     with pytest.raises(UsageError, match="absolute path"):
         survey.look(HOST, "srv")
+
+
+class Counted(LocalHost):
+    """A host that counts what it was sent."""
+
+    sent = 0
+
+    def run(self, script: Script, **how: Any) -> Result:
+        self.sent += 1
+        return super().run(script, **how)
+
+
+def test_the_survey_is_one_round_trip(disk: LoopDisk, tmp_path: Path) -> None:
+    host = Counted()
+    with mounted(disk.device, "ext4", tmp_path / HOSTILE) as at:
+        seen = survey.look(host, str(at))
+    assert host.sent == 1
+    assert seen.usage.size_bytes > 200 * MIB
+    assert seen.survey.device_bytes == 320 * MIB
+    assert seen.deleted.value is not None
 
 
 def test_the_survey_changes_nothing(disk: LoopDisk, tmp_path: Path) -> None:

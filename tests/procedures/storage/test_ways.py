@@ -17,7 +17,7 @@ from runbooks_lib.procedures.storage import seen as seeing
 from runbooks_lib.procedures.storage import survey
 from runbooks_lib.procedures.storage.seen import Disk, JournalFile, Log, Seen, Volume
 from runbooks_lib.procedures.storage.way import NEVER, Safety, Way
-from tests.procedures.storage.hosts import GIB, MIB, deleted, filesystem, lvm, seen, server
+from tests.procedures.storage.hosts import GIB, MIB, deleted, filesystem, lvm, seen, server, thin
 
 
 def ways(about: Seen, want: int = 2 * GIB) -> dict[str, Way]:
@@ -78,6 +78,30 @@ def test_a_group_that_lacks_a_disk_and_a_volume_with_a_snapshot_are_left_alone()
     snapped = replace(whole, logical_volumes=(volume, replace(volume, name="snap", origin="db")))
     assert "lacks 1" in ways(seen(lvm=available(lacking)))["extend-volume"].refused
     assert "snapshot" in ways(seen(lvm=available(snapped)))["extend-volume"].refused
+
+
+def test_a_full_thin_pool_is_extended_and_nothing_else_helps() -> None:
+    found = ways(seen(lvm=thin(pool_free=GIB // 2), packages={"/var/cache/apt/archives": GIB}), want=2 * GIB)
+    way = found["extend-pool"]
+    assert way.offered
+    assert way.gain_bytes == way.most_bytes == GIB // 2  # then the filesystem is what is full
+    assert way.parameters == {"mountpoint": "/srv/db", "to_mib": 102 * 1024}
+    assert "until `fstrim` is run" in found["clean-packages"].refused
+    assert "raised by hand" in found["extend-volume"].refused
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"pool_free": 50 * GIB}, "takes no more than"),
+        ({"pool_free": 0, "free_extents": 0}, "no free extent"),
+        ({"pool_free": 0, "metadata": 0.95}, "metadata is 95 % full"),
+    ],
+)
+def test_a_pool_that_cannot_be_extended_says_why(changes: dict[str, Any], reason: str) -> None:
+    found = ways(seen(lvm=thin(**changes), packages={"/var/cache/apt/archives": GIB}))
+    assert reason in found["extend-pool"].refused
+    assert found["clean-packages"].offered == (changes["pool_free"] > 0)
 
 
 def test_disks_are_offered_when_empty_refused_with_the_reason_and_not_named_when_in_use() -> None:
