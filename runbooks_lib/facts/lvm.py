@@ -147,7 +147,12 @@ def samples(lvm: Lvm, time: datetime) -> list[Sample]:
 
 def device_of(volume: LogicalVolume) -> str:
     """The volume's name under /dev/mapper, as the mount table has it: hyphens within names are doubled (lvm(8))."""
-    return f"/dev/mapper/{volume.group.replace('-', '--')}-{volume.name.replace('-', '--')}"
+    return device_name(volume.group, volume.name)
+
+
+def device_name(group: str, volume: str) -> str:
+    """The same, of a volume by its names."""
+    return f"/dev/mapper/{group.replace('-', '--')}-{volume.replace('-', '--')}"
 
 
 def _pool_samples(pool: LogicalVolume, time: datetime) -> list[Sample]:
