@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.relocate.here import Here
+from benchmarks.relocate.here import PARTITIONS, Here
 from runbooks_lib.hosts.host import Host
 from runbooks_lib.procedures.relocate_postgres import RUNBOOK
 from runbooks_lib.runbook.places import Places
@@ -91,7 +91,8 @@ def observed(address: tuple[str, int], found: list[Moved], **load: Any) -> Itera
 
 def forget(cluster: Here) -> None:
     """Remove what earlier moves left."""
-    for side in ("old", "new"):
-        for path in (cluster.root / side).iterdir():
-            if path.name != "lost+found" and path not in (cluster.directory, cluster.directory.resolve()):
+    used = [cluster.directory, cluster.directory.resolve(), *cluster.outside()]
+    for side in PARTITIONS:
+        for path in [*(cluster.root / side).glob("*"), *(cluster.root / side).glob("wal/*")]:
+            if path.name != "lost+found" and not any(each.is_relative_to(path) for each in used):
                 shutil.rmtree(path, ignore_errors=True)

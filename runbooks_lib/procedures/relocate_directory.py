@@ -18,7 +18,7 @@ from runbooks_lib.parameters import Parameter
 from runbooks_lib.procedures.relocate_postgres import prechecks, stages
 from runbooks_lib.procedures.relocate_postgres.cluster import LOOK, cluster
 from runbooks_lib.procedures.relocate_postgres.lasting import LASTING, LASTS
-from runbooks_lib.procedures.relocate_postgres.offers import OFFERS
+from runbooks_lib.procedures.relocate_postgres.offers import offers, read_disks
 from runbooks_lib.procedures.relocate_postgres.paths import refuses_paths
 from runbooks_lib.runbook.quoting import text_of, word
 from runbooks_lib.runbook.step import Check, Command, Known, NoUndo, Read, Runbook, Step, Undo, Watcher
@@ -31,8 +31,7 @@ say() {{ printf '%s ' "$1"; printf %s "$2" | od -An -v -tx1 | tr -d ' \\n'; echo
 P={directory}; UNIT={unit}
 [ -d "$P" ] || {{ echo "$P is no directory" >&2; exit 3; }}
 R=$(readlink -f -- "$P") || exit 3
-[ -d /run/systemd/system ] || {{ echo "no systemd runs here" >&2; exit 3; }}
-[ "$(systemctl show -p LoadState --value "$UNIT")" = loaded ] || {{ echo "there is no unit $UNIT" >&2; exit 3; }}
+[ "$(systemctl show -p LoadState --value "$UNIT")" = loaded ] || {{ echo "systemd knows no unit $UNIT" >&2; exit 3; }}
 say real "$R"; say owner "$(stat -c %U -- "$R")"; say group "$(stat -c %G -- "$R")"
 link=; [ ! -L "$P" ] || link=$(readlink -- "$P")
 say link "$link"
@@ -59,7 +58,8 @@ def _looked(known: Known) -> str:
     lies, backup = known.before["directory"]["real"], known.parameters["backup"]
     said = f"{size / 1e6:.0f} MB in {lies}; last backup, as you say: {backup}"
     mine = Known(known.parameters, {}, {LOOK: {"cluster": _facts(known)}})
-    return stages.shell(mine) + OFFERS + f'offers\nyes {word(said)}"; $UNIT is $(systemctl is-active "$UNIT")"\n'
+    said = "\n".join([*offers(known.before["disks"]), said])
+    return stages.shell(mine) + f'yes {word(said)}"; $UNIT is $(systemctl is-active "$UNIT")"\n'
 
 
 _ROOM = """parent=${{T%/*}}; parent=${{parent:-/}}
@@ -107,8 +107,8 @@ _REMOVED = """[ $stage = here ] || no "the directory is not at its old place"
 yes "nothing is left of the copy"
 """
 _FUNCTIONS = f"""up() {{ read -r now x </proc/uptime; now=${{now%.*}}${{now#*.}}; }}
-used() {{ for each in /proc/[0-9]*; do case $(readlink "$each/cwd" "$each"/fd/* 2>/dev/null) in
-  *"$1/"*|*"$1") who=${{each#/proc/}}; return 0;; esac; done; return 1; }}
+used() {{ for each in /proc/[0-9]*; do case $(readlink "$each/cwd" "$each"/fd/* 2>/dev/null)$nl in
+  *"$1/"*|*"$1$nl"*) who=${{each#/proc/}}; return 0;; esac; done; return 1; }}
 back() {{ systemctl start "$UNIT"; fail "$*; $UNIT is started again at its old place"; }}
 cold() {{ # SOURCE; the copy is then the same, proven
   SOURCE=$1
@@ -204,6 +204,7 @@ STEPS = (
                 root=True,
                 deadline_seconds=600,
             ),
+            read_disks(lambda known: str(known.before["directory"]["real"])),
         ),
         prechecks=(Check("the host answers", lambda _: "no 'it was not looked at'"),),
         commands=lambda _: (),
@@ -276,7 +277,7 @@ def _refuses(parameters: Mapping[str, Any]) -> str:
 
 RUNBOOK = Runbook(
     name="relocate-directory",
-    version="1",
+    version="2",
     title="Move a service's directory to another partition of its host",
     purpose="The partition under a service is full, or slow, and the service cannot have a standby: MariaDB, a build "
     "server's data, or a PostgreSQL that relocate-database refuses.",

@@ -1,6 +1,8 @@
 """Remove the old data of a move, when the new place has proven itself: a restart, a reboot, a backup.
 
-The directory is known by its name, which ends in `.relocated`, and by the note that the move has left in it.
+The directory is known by its name, which ends in `.relocated`, and by the note that the move has left in it. A note
+that names tablespaces and WAL (`also: …`) is believed where the old data's own symlinks lead there and no server uses
+the place. The note belongs to the database's user, so that these are removed with that user's rights.
 """
 
 from __future__ import annotations
@@ -9,21 +11,34 @@ from collections.abc import Mapping
 from typing import Any
 
 from runbooks_lib.parameters import Parameter
-from runbooks_lib.runbook.quoting import word
-from runbooks_lib.runbook.step import Check, Command, Known, NoUndo, Runbook, Step
+from runbooks_lib.runbook.quoting import text_of, word
+from runbooks_lib.runbook.step import Check, Command, Known, NoUndo, Read, Runbook, Step
 
 _SHELL = """cd / || exit 1
 LC_ALL=C; export LC_ALL
+nl='
+'
 note=$(cat -- "$K/RELOCATED" 2>/dev/null)
 """
 _OURS = """[ -d "$K" ] && [ ! -L "$K" ] || no "$K is no directory"
 [ -n "$note" ] || no "no move has left its note in $K: it is not known what this is"
 [ ! -e "$K/PG_VERSION" ] || no "a server could be started on $K"
 printf '%s\\n' "$note"
+also() { echo "and $1, $(du -skx -- "$1" | cut -f 1) kB"; }
+left also
 yes "$(du -sk -- "$K" | cut -f 1) kB"
 """
-_UNUSED = """for each in /proc/[0-9]*; do case $(readlink "$each/cwd" "$each"/fd/* 2>/dev/null) in
-  *"$K/"*|*"$K") no "process ${each#/proc/} uses it";; esac; done
+_UNUSED = """unused() { # DIRECTORY
+  for each in /proc/[0-9]*; do
+    case $(readlink "$each/cwd" "$each"/fd/* 2>/dev/null)$nl in
+      *"$1/"*|*"$1$nl"*) no "process ${each#/proc/} uses $1";;
+    esac
+    for link in "$each/cwd/pg_wal" "$each"/cwd/pg_tblspc/*/PG_*; do
+      [ ! "$link" -ef "$1" ] || no "the server in $(readlink -- "$each/cwd"), process ${each#/proc/}, keeps data in $1"
+    done
+  done
+}
+unused "$K" && left unused
 yes "no process uses it"
 """
 _REBOOTED = """[ "$WITHOUT" = 0 ] || yes "as you say, without a reboot since"
@@ -32,12 +47,42 @@ moved=$(stat -c %Y -- "$K/RELOCATED") booted=$(sed -n 's/^btime //p' /proc/stat)
 not known; restart it at a good time, or say without_reboot"
 yes "the host was restarted since, and came back"
 """
-_GONE = '[ ! -e "$K" ] && yes "$K is gone"; no "$K is there"\n'
+_LEFT = """[ -d "$K" ] || exit 0
+sed -n 's/^also: //p' "$K/RELOCATED" | while IFS= read -r place; do
+  for link in "$K/pg_wal" "$K"/pg_tblspc/*/PG_*; do
+    if [ -L "$K/pg_wal" ] || [ "$link" != "$K/pg_wal" ]; then
+      [ ! "$link" -ef "$place" ] || printf '%s\\n' "$place"
+    fi
+  done
+done
+exit 0
+"""
+# A place may be a mount point, and its parent somebody else's: it stays, empty.
+_REMOVE = """empty() { # DIRECTORY, with the rights of the old data's user
+  [ -d "$1" ] || return 0
+  setpriv --reuid="$(stat -c %U -- "$K")" --regid="$(stat -c %G -- "$K")" --init-groups -- \\
+    find "$1" -xdev -mindepth 1 -maxdepth 1 ! -name lost+found -exec rm -rf -- {} + &&
+    { rmdir -- "$1" 2>/dev/null || true; }
+}
+[ ! -d "$K" ] || left empty || { echo "something could not be removed; $K is kept" >&2; exit 1; }
+rm -rf -- "$K"
+"""
+_GONE = """[ ! -e "$K" ] || no "$K is there"
+gone() { [ ! -d "$1" ] || [ -z "$(find "$1" -mindepth 1 -maxdepth 1 ! -name lost+found)" ] || no "$1 is not empty"; }
+left gone
+yes "$K is gone"
+"""
 
 
 def _text(text: str, known: Known) -> str:
+    calls = "".join(f' && "$@" {word(place)}' for place in known.before.get("left", ()))
     names = f"K={word(known.parameters['kept'])}\nWITHOUT={int(known.parameters['without_reboot'])}\n"
-    return names + _SHELL + text
+    return f"{names}left() {{ :{calls}; }}\n{_SHELL}{text}"
+
+
+def _lines(answer: bytes) -> list[str]:
+    """The tablespaces and WAL that were left outside of the old data."""
+    return sorted(set(text_of(answer).splitlines()))
 
 
 def _check(title: str, text: str) -> Check:
@@ -48,13 +93,14 @@ REMOVE = Step(
     name="remove",
     title="Remove the old data",
     why="It takes room that something else needs, and nobody will go back to it.",
+    reads=(Read("left", lambda known: _text(_LEFT, known), _lines, root=True),),
     prechecks=(
         _check("it is what a move has left", _OURS),
         _check("nobody uses it", _UNUSED),
         _check("the new place has survived a reboot", _REBOOTED),
     ),
     commands=lambda known: [
-        Command(_text('rm -rf -- "$K"\n', known), f"{known.parameters['kept']}, wholly", root=True)
+        Command(_text(_REMOVE, known), ", ".join([known.parameters["kept"], *known.before["left"]]), root=True)
     ],
     verify=_check("the old data is gone", _GONE),
     undo=NoUndo("removed data does not come back.", "restore the backup that you named."),
@@ -76,7 +122,7 @@ def _refuses(parameters: Mapping[str, Any]) -> str:
 
 RUNBOOK = Runbook(
     name="remove-relocated",
-    version="1",
+    version="2",
     title="Remove the old data of a move",
     purpose="A database or a directory was moved, the new place has proven itself, and the old data takes room.",
     not_when="No backup was taken from the new place yet, or the host was not restarted since: then the old data may "

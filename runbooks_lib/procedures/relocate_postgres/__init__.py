@@ -12,14 +12,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from runbooks_lib.parameters import Parameter
+from runbooks_lib.procedures.relocate_postgres import apart
 from runbooks_lib.procedures.relocate_postgres.copying import COPYING
 from runbooks_lib.procedures.relocate_postgres.following import FOLLOWING
 from runbooks_lib.procedures.relocate_postgres.lasting import LASTS
 from runbooks_lib.procedures.relocate_postgres.looking import LOOKING
-from runbooks_lib.procedures.relocate_postgres.paths import refuses_paths
+from runbooks_lib.procedures.relocate_postgres.paths import PATH, refuses_paths
 from runbooks_lib.procedures.relocate_postgres.placing import WAYS
 from runbooks_lib.procedures.relocate_postgres.proving import PROVING, TIDYING
 from runbooks_lib.procedures.relocate_postgres.switching import SWITCHING
+from runbooks_lib.procedures.watching import IO_PRESSURE
 from runbooks_lib.runbook.step import Runbook
 
 _TABLE = re.compile(r'[\w-]+\.[\w"]+\.[\w" -]+\Z')
@@ -29,6 +31,9 @@ def _refuses(parameters: Mapping[str, Any]) -> str:
     """Why these parameters make no sense; empty when they do."""
     if why := refuses_paths(parameters):
         return why
+    directory, target = str(parameters["directory"]), str(parameters["target"])
+    if why := apart.refuses(directory, target, parameters["tablespaces"], str(parameters["wal"]), PATH):
+        return why
     for table in parameters["tables"]:
         if not _TABLE.match(table):
             return f"tables: {table!r} is not of the form db.schema.table"
@@ -37,13 +42,13 @@ def _refuses(parameters: Mapping[str, Any]) -> str:
 
 RUNBOOK = Runbook(
     name="relocate-database",
-    version="1",
+    version="2",
     title="Move a database to another partition of its host",
     purpose="The partition under a PostgreSQL database is full, or slow, and the host has a better one. Clients wait "
     "about a second; the old path stays valid.",
-    not_when="The disk fails (copy what can be read first); the database has logical replication slots, tablespaces or "
-    "unlogged tables (the prechecks say so); both partitions are in one volume group (`pvmove` needs no downtime at "
-    "all); or the disk is so full that WAL may stop: relieve it first.",
+    not_when="The disk fails (copy what can be read first); the database has replication slots or unlogged tables (the "
+    "prechecks say so); somebody makes or drops tablespaces meanwhile; both partitions are in one volume group "
+    "(`pvmove` needs no downtime at all); or the disk is so full that WAL may stop: relieve it first.",
     takes="As long as copying the database takes, at the rate of the disks or of throttle_mb, plus a minute; clients "
     "wait about a second of it.",
     undo_takes="Seconds, at any time before the new place has taken its first write; after that there is none.",
@@ -54,15 +59,20 @@ RUNBOOK = Runbook(
             "place_by", "Literal['symlink', 'bind', 'data_directory']", str, "symlink",
             "how the old path leads to the new place", choices=WAYS,
         ),
+        Parameter(
+            "tablespaces", "list[str]", str, [],
+            "where tablespaces go: NAME=/new/directory each; others go beside the target", is_list=True,
+        ),
+        Parameter(
+            "wal", "str", str, "",
+            "where the WAL goes: empty: stays on its partition; inside: with the data; or a new directory",
+        ),
         Parameter("backup", "str", str, "", "which backup you would restore if all else fails, and when it was taken"),
         Parameter(
             "throttle_mb", "int", int, 0, "copy at most so many MB a second, 0 to 1024; 0 is no limit", lowest=0,
             highest=1024,
         ),
-        Parameter(
-            "most_io_pressure", "int", int, 95,
-            "stop the copy when disks hold up all work for so many % of a minute, 1 to 100", lowest=1, highest=100,
-        ),
+        IO_PRESSURE,
         Parameter(
             "pgbouncer_port", "int", int, 0, "the port of a pgbouncer in front that is to pause, 0 to 65535; 0 is none",
             lowest=0, highest=65535,
@@ -71,7 +81,10 @@ RUNBOOK = Runbook(
             "tables", "list[str]", str, [],
             "tables that nobody writes to, to be summed before and after: db.schema.table", is_list=True,
         ),
-        Parameter("amcheck", "bool", bool, False, "look at every table and index with pg_amcheck afterwards"),
+        Parameter(
+            "amcheck", "bool", bool, False,
+            "look at every table and index with pg_amcheck, before copying and afterwards",
+        ),
     ),
     steps=(LOOKING, COPYING, FOLLOWING, LASTS, SWITCHING, PROVING, TIDYING),
     refuses=_refuses,

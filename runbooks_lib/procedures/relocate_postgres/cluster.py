@@ -11,9 +11,11 @@ import hashlib
 import json
 import posixpath
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from runbooks_lib.procedures.relocate_postgres.apart import Apart, apart_of, left_behind, parse_mappings
+from runbooks_lib.procedures.relocate_postgres.apart import shell as apart_shell
 from runbooks_lib.runbook.quoting import text_of, word, words
 from runbooks_lib.runbook.step import Known
 
@@ -35,7 +37,11 @@ _READ = """cd / || exit 1
 fail() {{ printf '%s\\n' "$*" >&2; exit 3; }}
 say() {{ printf '%s ' "$1"; printf %s "$2" | od -An -v -tx1 | tr -d ' \\n'; echo; }}
 P={directory}
+if [ -L "$P" ] && [ ! -d "$P" ]; then
+  fail "$P leads to $(readlink -- "$P"), which is not there: is its partition mounted? (findmnt --verify)"
+fi
 [ -d "$P" ] || fail "$P is no directory"
+[ -n "$(ls -A -- "$P")" ] || fail "$P is empty: is its partition mounted? Never run initdb there (findmnt --verify)"
 R=$(readlink -f -- "$P") || fail "$P does not resolve"
 pid=; {{ read -r pid <"$R/postmaster.pid"; }} 2>/dev/null
 case $pid in ''|*[!0-9]*) fail "no PostgreSQL server runs on $P: there is no postmaster.pid";; esac
@@ -89,11 +95,13 @@ def parse_cluster(answer: bytes) -> dict[str, Any]:
 @dataclass(frozen=True)
 class Cluster:
     """A server with its names: `directory` as clients of the host know it, `real` where it lay when looked at, `target`
-    where it goes. `kept` is what the old directory is called afterwards, `work` holds the marks of this move."""
+    where it goes, `asked` the parameters. `kept` is what the old directory is called afterwards, `work` holds the
+    marks of this move."""
 
     directory: str
     target: str
     facts: Mapping[str, Any]
+    asked: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def real(self) -> str:
@@ -135,6 +143,12 @@ class Cluster:
     def old_sockets(self) -> str:
         return str(self.facts["sockets"]).partition(",")[0]
 
+    @property
+    def apart(self) -> list[Apart]:
+        """What lies outside of the directory, and where the copy has it."""
+        mappings = parse_mappings(self.asked.get("tablespaces", ()))
+        return apart_of(self.facts, self.target, self.short, mappings, str(self.asked.get("wal", "")))
+
     def shell(self) -> str:
         """The shell text in which every script of the move begins: names and a few functions. It changes nothing."""
         names = {
@@ -154,7 +168,8 @@ class Cluster:
             "UNIT": str(self.facts["unit"]),
             "STANDBY": f"relocate-{self.short}",
         }
-        return "".join(f"{name}={word(value)}\n" for name, value in names.items()) + _FUNCTIONS
+        outside = apart_shell(self.apart, left_behind(self.facts))
+        return "".join(f"{name}={word(value)}\n" for name, value in names.items()) + outside + _FUNCTIONS
 
 
 # `runs DIRECTORY` is proven by the process's working directory: a number in a file may belong to anybody by now.
@@ -175,14 +190,24 @@ fail() { printf '%s\\n' "$*" >&2; exit 1; }
 """
 
 
+def cluster_of(parameters: Mapping[str, Any], facts: Mapping[str, Any]) -> Cluster:
+    """The names of a move with these parameters."""
+    return Cluster(str(parameters["directory"]), str(parameters["target"]), facts, parameters)
+
+
 def cluster(known: Known) -> Cluster:
     """The names of the move, from what `look` read."""
-    return Cluster(str(known.parameters["directory"]), str(known.parameters["target"]), known.outputs[LOOK]["cluster"])
+    return cluster_of(known.parameters, known.outputs[LOOK]["cluster"])
 
 
 def server_arguments(of: Cluster, directory: str) -> list[str]:
-    """The arguments that the server was started with, its directory replaced."""
+    """The arguments that the server was started with, its directory replaced. Where `-D` names the directory of its
+    configuration and not of its data (the manual, "File Locations"), it stays, and the data's is told beside it."""
     given, arguments, take = list(of.facts["arguments"])[1:], [], False
+    configuration = posixpath.dirname(str(of.facts["config_file"]))
+    apart = configuration not in (of.real, of.directory) and any(
+        each in (f"-D{configuration}", configuration) for each in given
+    )
     for argument in given:
         if take:
             take = False
@@ -192,6 +217,8 @@ def server_arguments(of: Cluster, directory: str) -> list[str]:
             continue
         else:
             arguments.append(argument)
+    if apart:
+        return ["-D", configuration, "-c", f"data_directory={directory}", *arguments]
     return ["-D", directory, *arguments]
 
 

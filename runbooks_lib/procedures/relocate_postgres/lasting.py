@@ -9,30 +9,38 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from runbooks_lib.procedures.relocate_postgres import stages
+from runbooks_lib.procedures.relocate_postgres import labels, stages
 from runbooks_lib.procedures.relocate_postgres.cluster import LOOK, cluster
 from runbooks_lib.procedures.relocate_postgres.fstab import fstab_word
-from runbooks_lib.runbook.quoting import text_of, word
+from runbooks_lib.runbook.quoting import text_of, word, words
 from runbooks_lib.runbook.step import Check, Command, Known, Read, Step, Undo
 
 LASTING = "lasting"
+UNITS = "/etc/systemd/system"  # a test names another
 _DROP_IN = "relocated.conf"
 
 _READ = """say() { printf '%s ' "$1"; printf %s "$2" | od -An -v -tx1 | tr -d ' \\n'; echo; }
-parent=${T%/*}; parent=${parent:-/}
-mount=$(findmnt -n -o TARGET -T "$parent") || exit 3
-say mount "$mount"; say uuid "$(findmnt -n -o UUID -T "$parent")"; say kind "$(findmnt -n -o FSTYPE -T "$parent")"
-say listed "$(findmnt -s -F "$FSTAB" -n -o SOURCE "$mount")"
+tell() { # x x DIRECTORY
+  parent=${3%/*}; parent=${parent:-/}
+  mount=$(findmnt -n -o TARGET -T "$parent") || exit 3
+  say mount "$mount"; say uuid "$(findmnt -n -o UUID -T "$parent")"; say kind "$(findmnt -n -o FSTYPE -T "$parent")"
+  say listed "$(findmnt -s -F "$FSTAB" -n -o SOURCE "$mount")"
+}
+tell x x "$T" && apart tell
 exit 0
 """
 
 
-def _parse(answer: bytes) -> dict[str, str]:
-    found = {}
+def _parse(answer: bytes) -> list[dict[str, str]]:
+    """Each mount once: its `mount` point, `uuid`, `kind`, and what `/etc/fstab` has `listed` for it."""
+    found: dict[str, dict[str, str]] = {}
     for line in answer.decode("ascii").splitlines():
         name, _, value = line.partition(" ")
-        found[name] = text_of(bytes.fromhex(value))
-    return found
+        text = text_of(bytes.fromhex(value))
+        if name == "mount":
+            mount = found.setdefault(text, {})
+        mount[name] = text
+    return list(found.values())
 
 
 def fstab_line(mount: dict[str, Any]) -> str:
@@ -42,52 +50,70 @@ def fstab_line(mount: dict[str, Any]) -> str:
 
 
 def _names(known: Known) -> str:
-    mount = known.before["mount"]
-    directory = f"/etc/systemd/system/{cluster(known).facts['unit']}.d"
-    waits = [str(known.parameters["target"])]
+    calls = "".join(
+        f' && "$@" {words(mount["mount"], fstab_line(mount), mount["listed"])}' for mount in known.before["mounts"]
+    )
+    directory = f"{UNITS}/{cluster(known).facts['unit']}.d"
+    waits = [str(known.parameters["target"]), *(each.goes for each in cluster(known).apart)]
     waits += [str(known.parameters["directory"])] if known.parameters["place_by"] == "bind" else []
     text = "# The database was moved; without this mount there is none.\n[Unit]\n"
     text += "".join(f'RequiresMountsFor="{each}"\n' for each in waits)
     return (
         stages.shell(known)
-        + f"MOUNT={word(mount['mount'])}\nLINE={word(fstab_line(mount))}\n"
-        + f"LISTED={word(mount['listed'])}\n"
+        + labels.shell()
+        + f'mounts() {{ :{calls}; }}\nK_OR_R=$R; [ ! -d "$K" ] || K_OR_R=$K\n'
         + f"DIR={word(directory)}\nFILE={word(f'{directory}/{_DROP_IN}')}\nTEXT={word(text.rstrip())}\n"
     )
 
 
-_ADD = """[ -n "$LISTED" ] || enlist "$LINE" || fail "cannot write in ${FSTAB%/*}"
+_ADD = """add() { [ -n "$3" ] || enlist "$2" || fail "cannot write in ${FSTAB%/*}"; }
+mounts add
+kept() { rule "$@" || fail "SELinux took no rule for $3"; }
+kept x "$R" "$T" && apart kept
 if [ -n "$UNIT" ]; then
   mkdir -p -- "$DIR" && printf '%s\\n' "$TEXT" >"$FILE.part" && sync -- "$FILE.part" && mv -f -- "$FILE.part" "$FILE" &&
     sync -- "$DIR" || fail "cannot write $FILE"
 fi
 if [ -d /run/systemd/system ]; then systemctl daemon-reload || fail "systemd did not read its files anew"; fi
 """
-_ADDED = """[ -n "$(findmnt -s -F "$FSTAB" -n -o SOURCE "$MOUNT")" ] || no "/etc/fstab does not name $MOUNT"
-if [ -n "$UNIT" ]; then
-  case " $(systemctl show -p RequiresMountsFor --value "$UNIT") " in
-    *"$T"*) ;; *) no "$UNIT does not wait for $T";;
-  esac
-fi
-yes "after a reboot $MOUNT is mounted by /etc/fstab (${LISTED:-$LINE}); ${UNIT:-whoever starts the server} waits for it"
+_ADDED = """named() {
+  [ -n "$(findmnt -s -F "$FSTAB" -n -o SOURCE "$1")" ] || no "/etc/fstab does not name $1"
+  echo "after a reboot $1 is mounted by /etc/fstab (${3:-$2})"
+}
+mounts named
+kept() { ! selinux || lasting "$@" || no "after a relabelling SELinux would give $3 another type than $2"; }
+if [ "$R" != "$T" ]; then kept x "$K_OR_R" "$T" && apart kept; fi
+waits() { # x x DIRECTORY
+  case $(systemctl show -p RequiresMountsFor --value "$UNIT") in *"$3"*) ;; *) no "$UNIT does not wait for $3";; esac
+}
+if [ -n "$UNIT" ]; then waits x x "$T" && apart waits; fi
+yes "${UNIT:-whoever starts the server} waits for it"
 """
 _REMOVE = """rm -f -- "$FSTAB.relocate" "$FILE.part"
-[ -n "$LISTED" ] || delist "$LINE" || fail "cannot write in ${FSTAB%/*}"
+drop() { [ -n "$3" ] || delist "$2" || fail "cannot write in ${FSTAB%/*}"; }
+mounts drop
+unkept() { unrule "$@" || fail "SELinux did not drop its rule for $3"; }
+unkept x "$R" "$T" && apart unkept
 if [ -n "$UNIT" ]; then rm -f -- "$FILE"; rmdir -- "$DIR" 2>/dev/null; fi
 if [ -d /run/systemd/system ]; then systemctl daemon-reload || fail "systemd did not read its files anew"; fi
 exit 0
 """
-_REMOVED = """if [ -z "$LISTED" ] && listed "$LINE"; then no "/etc/fstab has the new line"; fi
+_REMOVED = """dropped() { if [ -z "$3" ] && listed "$2"; then no "/etc/fstab has the new line for $1"; fi; }
+mounts dropped
 [ ! -e "$FSTAB.relocate" ] || no "a cut command left $FSTAB.relocate"
 if [ -n "$UNIT" ]; then [ ! -e "$FILE" ] && [ ! -e "$FILE.part" ] || no "$FILE is there"; fi
 yes "/etc/fstab and the unit are as they were"
 """
-_FIT = """uuid=$(findmnt -n -o UUID -T "${T%/*}/")
-[ -n "$LISTED" ] || [ -n "$uuid" ] || no "the filesystem of $T has no UUID, and /etc/fstab does not name $MOUNT"
-case $LISTED in /dev/sd*|/dev/vd*|/dev/nvme*)
-  no "/etc/fstab mounts $MOUNT as $LISTED, a name that can change at a reboot: write UUID=$uuid there";;
-esac
-yes "$MOUNT is ${LISTED:-UUID=$uuid}"
+_FIT = """lasts() {
+  uuid=$(findmnt -n -o UUID "$1")
+  [ -n "$3" ] || [ -n "$uuid" ] || no "the filesystem on $1 has no UUID, and /etc/fstab does not name it"
+  case $3 in /dev/sd*|/dev/vd*|/dev/nvme*)
+    no "/etc/fstab mounts $1 as $3, a name that can change at a reboot: write UUID=$uuid there";;
+  esac
+  echo "$1 is ${3:-UUID=$uuid}"
+}
+mounts lasts
+yes "each mount has a lasting name"
 """
 
 
@@ -100,7 +126,7 @@ LASTS = Step(
     title="Make the new place come back after a reboot, before the database",
     why="Without its mount the old path would lead nowhere, and the server must wait and not guess.",
     needs=(LOOK,),
-    reads=(Read("mount", lambda known: stages.shell(known) + _READ, _parse, root=True),),
+    reads=(Read("mounts", lambda known: stages.shell(known) + _READ, _parse, root=True),),
     prechecks=(Check("the mount has a lasting name", lambda known: _names(known) + _FIT, root=True),),
     commands=_commands,
     verify=Check("the new place comes back after a reboot", lambda known: _names(known) + _ADDED, root=True),

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from runbooks_lib.procedures.relocate_postgres.cluster import LOOK, Cluster, parse_cluster, read_cluster
-from runbooks_lib.procedures.relocate_postgres.offers import OFFERS
+from runbooks_lib.procedures.relocate_postgres.cluster import LOOK, Cluster, cluster_of, parse_cluster, read_cluster
+from runbooks_lib.procedures.relocate_postgres.offers import offers, read_disks
 from runbooks_lib.runbook.quoting import text_of, word
 from runbooks_lib.runbook.step import Check, Known, NoUndo, Read, Step
 
@@ -25,9 +25,25 @@ def _size(known: Known) -> str:
     """The data without its WAL: of that, a copy brings along only what it needs."""
     real = word(known.before["cluster"]["real"])
     return (
-        f"cd -- {real} && du -skx . | {{ read -r all x; du -skx ./pg_wal/ | {{ read -r wal x; "
-        "echo $(((all - wal) * 1024)); }; }\n"
+        f"cd -- {real} && du -skx . | {{ read -r all x; wal=0; [ -L pg_wal ] || wal=$(du -skx pg_wal | cut -f 1); "
+        "echo $(((all - wal) * 1024)); }\n"
     )
+
+
+def _apart_sizes(known: Known) -> str:
+    """Of each tablespace, the part of it that is this server's."""
+    of = _cluster_of(known)
+    text = f"R={word(of.real)}\n"
+    for each in of.facts["tablespaces"]:
+        link = word(f"pg_tblspc/{each['oid']}")
+        text += f'echo {link} "$(du -skxc -- "$R"/{link}/PG_*/ | tail -n 1)"\n'
+    return text
+
+
+def _sizes(answer: bytes) -> dict[str, int]:
+    """Bytes by link."""
+    rows = [line.split() for line in text_of(answer).splitlines()]
+    return {link: int(kilobytes) * 1024 for link, kilobytes, *_ in rows}
 
 
 def _lines(answer: bytes) -> list[str]:
@@ -49,35 +65,51 @@ def tables_text(of: Cluster, tables: Sequence[str]) -> str:
     return text
 
 
+def expected_seconds(known: Known) -> str:
+    """How long the copying will take, in words: whole seconds."""
+    looked = known.outputs.get(LOOK, known.before)
+    megabytes = (looked["size_bytes"] + sum(looked["apart_bytes"].values())) / 1e6
+    throttle = int(known.parameters["throttle_mb"])
+    slow, fast = (min(each, throttle or each) for each in (_SLOWEST, _FASTEST))
+    return f"{megabytes / fast:.0f} to {megabytes / slow + 2:.0f}"
+
+
 def _cluster_of(known: Known) -> Cluster:
-    return Cluster(str(known.parameters["directory"]), str(known.parameters["target"]), known.before["cluster"])
+    return cluster_of(known.parameters, known.before["cluster"])
 
 
 def _outputs(known: Known) -> dict[str, Any]:
-    return {name: known.before[name] for name in ("cluster", "size_bytes", "settings", "tables")}
+    return {name: known.before[name] for name in ("cluster", "size_bytes", "apart_bytes", "settings", "tables")}
 
 
 def _seen(known: Known) -> str:
     """Yes, with what a person wants to know before saying yes. The same cluster must be in one of its three places."""
     of = _cluster_of(known)
-    megabytes = known.before["size_bytes"] / 1e6
-    throttle = int(known.parameters["throttle_mb"])
-    slow, fast = (min(each, throttle or each) for each in (_SLOWEST, _FASTEST))
+    apart_bytes = known.before["apart_bytes"]
+    megabytes = (known.before["size_bytes"] + sum(apart_bytes.values())) / 1e6
     said = (
         f"PostgreSQL {of.facts['version'] // 10000} in {of.real}, port {of.facts['port']}, "
         f"{of.facts['unit'] or 'without systemd'}: {megabytes:.0f} MB; copying takes about "
-        f"{megabytes / fast / 60:.1f} to {megabytes / slow / 60:.1f} minutes, clients wait about a second; "
+        f"{expected_seconds(known)} s, clients wait about a second; "
         f"last backup, as you say: {known.parameters['backup']}"
     )
+    said += "\n" + (
+        "data checksums are on: every page is verified while it is copied"
+        if "data_checksums=on" in known.before["settings"]
+        else "data checksums are off: a damaged page is copied as it is; amcheck looks at tables and indexes"
+    )
+    for each in of.apart:
+        size = f" ({apart_bytes[each.link] / 1e6:.0f} MB)" if each.link in apart_bytes else ""
+        said += f"\n{each.name}{size} lies in {each.lies}" + (f" and goes to {each.goes}" * (each.lies != each.goes))
+    said = "\n".join([*([] if of.moved_before else offers(known.before["disks"])), said])
     return (
         of.shell()  # noqa: S608 (no SQL is made from values)
-        + OFFERS
         + """for each in "$P" "$K" "$T"; do
   [ -e "$each/global/pg_control" ] || continue
   control "$each"; field 'Database system identifier'
   [ "$value" = "$ID" ] || continue
 """
-        + f'  printf "%s\\n" {word(said)}\n  offers\n'
+        + f'  printf "%s\\n" {word(said)}\n\n'
         + """  [ -d "$P/" ] || { yes "it is in $each now"; }
   runs "$P/" || yes "no server runs on $P now"
   old "select 'connected: ' || coalesce(string_agg(each, ', '), 'nobody') from (select usename || ' from '
@@ -97,6 +129,8 @@ LOOKING = Step(
     reads=(
         Read("cluster", read_cluster, parse_cluster, root=True),
         Read("size_bytes", _size, int, root=True, deadline_seconds=600),
+        Read("apart_bytes", _apart_sizes, _sizes, root=True, deadline_seconds=600),
+        read_disks(lambda known: str(known.before["cluster"]["real"])),
         Read("settings", lambda known: settings_text(_cluster_of(known)), _lines, root=True),
         Read(
             "tables",

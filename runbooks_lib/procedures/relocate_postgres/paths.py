@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from typing import Any
 
 # These get into unit files, fstab and configuration as well; a path with quotes or a line end is not worth its risk.
-_PATH = re.compile(r"/[^\x00-\x1f\x7f'\"`$%\\]*[^\x00-\x1f\x7f'\"`$%\\/]\Z")
+PATH = re.compile(r"/[^\x00-\x1f\x7f'\"`$%\\]*[^\x00-\x1f\x7f'\"`$%\\/]\Z")
 
 
 def refuses_paths(parameters: Mapping[str, Any]) -> str:
     """Why `directory`, `target` and `backup` make no sense; empty when they do."""
     for name in ("directory", "target"):
         path = str(parameters[name])
-        if not _PATH.match(path) or "//" in path or {".", ".."} & set(path.split("/")):
+        if not PATH.match(path) or "//" in path or {".", ".."} & set(path.split("/")):
             return f"{name} must be an absolute path, without quotes, $, %, a backslash, . or .."
     if parameters["directory"] == parameters["target"]:
         return "directory and target are the same"

@@ -13,6 +13,11 @@ from runbooks_lib.procedures.relocate_postgres import fstab
 from runbooks_lib.procedures.relocate_postgres.cluster import Cluster
 from runbooks_lib.runbook.quoting import word
 
+COSTS = {
+    "symlink": "a program that follows no links (some backups, du) sees a link",
+    "bind": "one more mount at every boot, and the server waits for it",
+    "data_directory": "the old path is gone; backups, scripts and monitoring that name it must be changed",
+}
 WAYS = ("symlink", "bind", "data_directory")
 
 # `placed`: whether the old path leads to the target; `place` and `displace` may be cut off anywhere and called again.
@@ -83,4 +88,4 @@ def fit(of: Cluster, way: str) -> str:
         return "no 'its configuration lies in the data directory itself: place_by=symlink or bind'\n"
     if way == "bind" and of.facts["link"]:
         return "no 'the old path is a symlink already: place_by=symlink'\n"
-    return f"yes 'the old path can lead to the new place by {way}'\n"
+    return f"yes 'the old path can lead to the new place by {way}; what it costs: {COSTS[way]}'\n"

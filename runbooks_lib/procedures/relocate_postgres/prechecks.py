@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from runbooks_lib.procedures.relocate_postgres import placing
+from runbooks_lib.procedures.relocate_postgres import labels, placing
+from runbooks_lib.procedures.relocate_postgres.apart import WAL_LINK, parse_mappings
 from runbooks_lib.procedures.relocate_postgres.cluster import LOOK, cluster
+from runbooks_lib.procedures.relocate_postgres.paths import PATH
 from runbooks_lib.runbook.quoting import word
 from runbooks_lib.runbook.step import Check, Known
 
@@ -63,33 +65,38 @@ said=$(find "$R/base" "$R/pg_tblspc" -follow -name '*_init' -print 2>/dev/null |
 yes "no slots, no unlogged tables"
 """
 
-_QUIET = f"""said=$(old "select coalesce(max(extract(epoch from clock_timestamp() - xact_start))::int, 0) || ' ' ||
+_QUIET = """said=$(old "select coalesce(max(extract(epoch from clock_timestamp() - xact_start))::int, 0) || ' ' ||
   (select count(*) from pg_prepared_xacts) from pg_stat_activity where backend_type = 'client backend'") ||
   cannot_tell "psql gave no answer"
-[ "${{said% *}}" -le {LONGEST_TRANSACTION_SECONDS} ] ||
-  no "a transaction has been open for ${{said% *}} s: the switch would end it; see who it is: pg_stat_activity"
-yes "the longest transaction is ${{said% *}} s old; ${{said#* }} are prepared, and are moved too"
-"""  # noqa: S608 (our own names)
+[ "${said% *}" -le "$LONGEST" ] ||
+  no "a transaction has been open for ${said% *} s: the switch would end it; see who it is: pg_stat_activity"
+yes "the longest transaction is ${said% *} s old; ${said#* } are prepared, and are moved too"
+"""
 
 
-_APART = """parent=${T%/*}; parent=${parent:-/}
-[ -d "$parent" ] || no "$parent is not there; make it on the new partition: install -d -o $OWNER -g $GROUP $parent"
-[ "$(readlink -f -- "$parent")" = "$parent" ] || no "$parent leads elsewhere: name $(readlink -f -- "$parent")/${T##*/}"
-case $T/ in "$R"/*) no "$T lies in $R";; esac
-case $R/ in "$T"/*) no "$R lies in $T";; esac
-if [ -L "$T" ] || { [ -e "$T" ] && [ ! -d "$T" ]; }; then no "$T is there and is no directory"; fi
-[ ! -d "$T" ] || [ "$(stat -c %d -- "$T")" = "$(stat -c %d -- "$parent")" ] ||
-  no "$T is the mount point itself: name a directory below it"
+_FIT = """fit() { # DIRECTORY, which need not be there yet
+  parent=${1%/*}; parent=${parent:-/}
+  [ -d "$parent" ] || no "$parent is not there; make it on the new partition: install -d -o $OWNER -g $GROUP $parent"
+  [ "$(readlink -f -- "$parent")" = "$parent" ] ||
+    no "$parent leads elsewhere: name $(readlink -f -- "$parent")/${1##*/}"
+  case $1/ in "$R"/*) no "$1 lies in $R";; esac
+  case $R/ in "$1"/*) no "$R lies in $1";; esac
+  if [ -L "$1" ] || { [ -e "$1" ] && [ ! -d "$1" ]; }; then no "$1 is there and is no directory"; fi
+  [ ! -d "$1" ] || [ "$(stat -c %d -- "$1")" = "$(stat -c %d -- "$parent")" ] ||
+    no "$1 is the mount point itself: name a directory below it"
+  mount=$(findmnt -n -o TARGET -T "$parent") || cannot_tell "findmnt does not know where $parent is"
+  options=$(findmnt -n -o OPTIONS -T "$parent")
+  case ,$options, in *,ro,*) no "$mount is mounted read-only";; esac
+  case ,$options, in *,noexec,*|*,nosuid,*) no "$mount is mounted $options: noexec or nosuid breaks extensions and \
+scripts that lie with the data; mount -o remount,exec,suid $mount, and in /etc/fstab";; esac
+  kind=$(findmnt -n -o FSTYPE -T "$parent")
+  case $kind in ext4|xfs|btrfs|zfs|ext3|f2fs) ;; *) no "$mount is $kind: a database wants a disk of its own host";; esac
+  as test -x "$parent" || no "$OWNER may not enter $parent"
+}
+"""
+_APART = """fit "$T"
 [ "$(stat -c %d -- "$parent")" != "$(stat -c %d -- "$R")" ] ||
   no "$T is on the same filesystem as $R ($(df -P -- "$R" | tail -n 1)): is the new partition mounted?"
-mount=$(findmnt -n -o TARGET -T "$parent") || cannot_tell "findmnt does not know where $parent is"
-options=$(findmnt -n -o OPTIONS -T "$parent")
-case ,$options, in *,ro,*) no "$mount is mounted read-only";; esac
-case ,$options, in *,noexec,*|*,nosuid,*) no "$mount is mounted $options: noexec or nosuid breaks extensions and \
-scripts that lie with the data; mount -o remount,exec,suid $mount, and in /etc/fstab";; esac
-kind=$(findmnt -n -o FSTYPE -T "$parent")
-case $kind in ext4|xfs|btrfs|zfs|ext3|f2fs) ;; *) no "$mount is $kind: a database wants a disk of its own host";; esac
-as test -x "$parent" || no "$OWNER may not enter $parent"
 yes "$mount ($kind, $options) is another filesystem than that of $R"
 """
 
@@ -98,11 +105,15 @@ _FREE_PLACE = """if [ -e "$K" ]; then no "$K is there: the old data of an earlie
 if [ -d "$W" ]; then
   [ "$(cat "$W/cluster" 2>/dev/null)" = "$ID" ] || no "$W is there, and is not of a move of this database"
 elif [ -e "$W" ]; then no "$W is there, and is no directory"
-elif [ -d "$T" ]; then
-  [ -z "$(ls -A -- "$T")" ] || no "$T is not empty, and nothing says that it is a copy of this database"
-  owner=$(stat -c %U:%G -- "$T")
-  [ "$owner" = "$OWNER:$GROUP" ] ||
-    no "$T belongs to $owner: chown $OWNER:$GROUP, or name a directory that is not there yet"
+else
+  free() { # x x DIRECTORY
+    [ -d "$3" ] || return 0
+    [ -z "$(ls -A -- "$3")" ] || no "$3 is not empty, and nothing says that it is a copy of this database"
+    owner=$(stat -c %U:%G -- "$3")
+    [ "$owner" = "$OWNER:$GROUP" ] ||
+      no "$3 belongs to $owner: chown $OWNER:$GROUP, or name a directory that is not there yet"
+  }
+  free x x "$T" && apart free
 fi
 yes "$T is free"
 """
@@ -113,21 +124,45 @@ def needed_bytes(known: Known) -> int:
     return int(int(known.outputs[LOOK]["size_bytes"]) * (1 + MARGIN)) + LEAST_FREE_BYTES
 
 
-def _room(known: Known) -> str:
-    return f"""wal=$(old "select pg_size_bytes(current_setting('max_wal_size'))") || cannot_tell "psql gave no answer"
-need=$(({needed_bytes(known)} + wal))
-parent=${{T%/*}}; parent=${{parent:-/}}
-set -- $(stat -f -c '%a %S %d %c' -- "$parent"); free=$(($1 * $2)) inodes=$3 all=$4
-[ $free -ge $need ] || no "$parent has $((free / 1000000)) MB free, and $((need / 1000000)) MB are needed: \
+_ROOM = f"""wal=$(old "select pg_size_bytes(current_setting('max_wal_size'))") || cannot_tell "psql gave no answer"
+disks=
+comes() {{ # DIRECTORY BYTES FROM
+  parent=${{1%/*}}; parent=${{parent:-/}}; disk=$(stat -c %d -- "$parent") || cannot_tell "$parent cannot be looked at"
+  files=$(find "$3" -xdev | wc -l)
+  case " $disks " in *" $disk "*) ;; *) disks="$disks $disk"; eval "bytes_$disk=0 files_$disk=0";; esac
+  eval "bytes_$disk=$((bytes_$disk + $2)) files_$disk=$((files_$disk + files)) at_$disk=\\$parent"
+}}
+coming
+for disk in $disks; do
+  eval "need=\\$bytes_$disk files=\\$files_$disk parent=\\$at_$disk"
+  set -- $(stat -f -c '%a %S %d %c' -- "$parent"); free=$(($1 * $2)) inodes=$3 all=$4
+  [ $free -ge $need ] || no "$parent has $((free / 1000000)) MB free, and $((need / 1000000)) MB are needed: \
 the data, a tenth, max_wal_size and {LEAST_FREE_BYTES // 1000000} MB"
-files=$(find "$R" -xdev | wc -l)
-[ $all = 0 ] || [ $inodes -gt $((files + files / 10 + 100)) ] ||
-  no "$parent has $inodes inodes free, and $files files come"
-set -- $(stat -f -c '%a %S' -- "$R"); left=$(($1 * $2))
-[ $left -ge {LEAST_FREE_BYTES} ] ||
-  no "only $((left / 1000000)) MB are left where $R is: relieve the disk first, WAL must not stop while copying"
-yes "$((free / 1000000)) MB free, $((need / 1000000)) MB needed; $((left / 1000000)) MB are left at the old place"
-"""
+  [ $all = 0 ] || [ $inodes -gt $((files + files / 10 + 100)) ] ||
+    no "$parent has $inodes inodes free, and $files files come"
+  echo "$parent: $((free / 1000000)) MB free, $((need / 1000000)) MB needed"
+done
+for each in "$R" "$R/pg_wal"; do
+  set -- $(stat -f -c '%a %S' -- "$each/"); left=$(($1 * $2))
+  [ $left -ge {LEAST_FREE_BYTES} ] ||
+    no "only $((left / 1000000)) MB are left where $each is: relieve the disk first, WAL must not stop while copying"
+done
+yes "$((left / 1000000)) MB are left where the WAL is now"
+"""  # noqa: S608 (our own figures)
+
+
+def _room(known: Known) -> str:
+    """What comes to each filesystem is summed: data, tablespaces and WAL may go to one, or to three."""
+    of = cluster(known)
+    comes = [f'comes "$T" {needed_bytes(known)} "$R"']
+    wal = 'comes "$T" "$wal" /dev/null'
+    for each in of.apart:
+        if each.link == WAL_LINK:
+            wal = f"comes {word(each.goes)} $((wal + {LEAST_FREE_BYTES})) /dev/null"
+        else:
+            size = int(known.outputs[LOOK]["apart_bytes"][each.link] * (1 + MARGIN))
+            comes.append(f'comes {word(each.goes)} {size} "$R/{each.link}/"')
+    return f"coming() {{\n{chr(10).join([*comes, wal])}\n}}\n{_ROOM}"
 
 
 _ARCHIVER = """said=$(old "select case when current_setting('archive_mode') = 'off' then 'archive_mode is off'
@@ -137,25 +172,37 @@ _ARCHIVER = """said=$(old "select case when current_setting('archive_mode') = 'o
 yes "$said"
 """
 
-_LABELS = """if [ -e /sys/fs/selinux/enforce ]; then
-  no "SELinux is on: run: semanage fcontext -a -e $R $T, and restorecon on the parent; this runbook does not do it yet"
-fi
-if grep -qs '^postgres.*(enforce)' /sys/kernel/security/apparmor/profiles; then
-  no "AppArmor confines postgres: let its profile reach $T first"
-fi
-yes "neither SELinux nor AppArmor stands in the way"
+_PLACES = """there() { # LINK OLD NEW NAME
+  fit "$3"
+  case $3/ in "$T"/*) no "$3 lies in $T";; esac
+  [ "$1" != pg_wal ] || [ ! -L "$R/pg_wal" ] || [ "${3%/*}" != "${2%/*}" ] ||
+    [ "$(stat -c %d -- "$parent")" = "$(stat -c %d -- "$2")" ] ||
+    no "$2 is a mount point, and beside it is another filesystem: say wal=${2%/*}/… or wal=inside"
+  echo "$4 goes from $2 to $3 ($mount)"
+}
+apart there
 """
 
 
 def _elsewhere(known: Known) -> str:
-    """Data that a copy of the directory does not hold."""
-    facts = known.outputs[LOOK]["cluster"]
-    if facts["wal"]:
-        return f"no {word(facts['wal'])}' holds the WAL, apart from the data: the copy would hold it; relocate-directory leaves it where it is'\n"  # noqa: E501
-    if facts["tablespaces"]:
-        names = ", ".join(f"{each['name']} in {each['location']}" for each in facts["tablespaces"])
-        return f"no 'tablespaces lie elsewhere: '{word(names)}'; relocate-directory leaves them where they are'\n"
-    return "yes 'pg_wal is inside, and there are no tablespaces'\n"
+    """Data that lies outside of the directory has a place to go to."""
+    of = cluster(known)
+    names = {str(each["name"]) for each in of.facts["tablespaces"]}
+    if unknown := sorted(set(parse_mappings(known.parameters["tablespaces"])) - names):
+        return f"no 'there is no tablespace '{word(', '.join(unknown))}\n"
+    for each in of.facts["tablespaces"]:
+        lies = str(each["location"])
+        if not PATH.match(lies) or f"{lies}/".startswith((f"{of.real}/", f"{of.directory}/")):
+            return (
+                f"no 'the tablespace '{word(each['name'])}' lies in '{word(lies)}': move its tables out of it first'\n"
+            )
+    places = [each.goes for each in of.apart] + [of.target, of.work, of.kept]
+    places += [str(each["location"]) for each in of.facts["tablespaces"]] + [str(of.facts["wal"])]
+    for place in sorted({place for place in places if places.count(place) > 1}):
+        return f"no 'two things would lie in '{word(place)}\n"
+    said = "the WAL is inside" if WAL_LINK not in {each.link for each in of.apart} else ""
+    said += "" if of.apart else ", and there are no tablespaces"
+    return _FIT + _PLACES + f"yes {word(said.strip(', ') or 'each has its place')}\n"
 
 
 _STARTED = """[ -n "$UNIT" ] || [ ! -d /run/systemd/system ] ||
@@ -164,18 +211,22 @@ yes "it is started by ${UNIT:-hand}"
 """
 
 
-_TARGET_HAS_ROOM = f"""set -- $(stat -f -c '%a %S' -- "${{T%/*}}/"); free=$(($1 * $2))
-[ $free -ge {LEAST_FREE_BYTES} ] || no "$((free / 1000000)) MB are left on the target's filesystem"
-yes "$((free / 1000000)) MB are left"
+_TARGET_HAS_ROOM = f"""roomy() {{ # x x DIRECTORY
+  where=${{3%/*}}/; set -- $(stat -f -c '%a %S' -- "$where"); free=$(($1 * $2))
+  [ $free -ge {LEAST_FREE_BYTES} ] || no "$((free / 1000000)) MB are left on the filesystem of $where"
+  echo "$((free / 1000000)) MB are left in $where"
+}}
+roomy x x "$T" && apart roomy
+yes "there is room"
 """
 _MENTIONED = """found=$(grep -rlsF -- "$P" /etc/cron* /var/spool/cron /etc/systemd/system /etc/logrotate.d 2>/dev/null |
   head -n 5)
 yes "named in cron jobs, units and logrotate: ${found:-nowhere}; the old path stays valid"
 """
 
-APART = _check("the target is fit, on another filesystem", _APART)
+APART = _check("the target is fit, on another filesystem", _FIT + _APART)
 FREE_PLACE = _check("the target's place is free", _FREE_PLACE)
-LABELS = _check("nothing confines the server to the old path", _LABELS)
+LABELS = _check("nothing confines the server to the old path", lambda _: labels.check())
 MENTIONED = _check("what names the old path is known", _MENTIONED)
 TARGET_HAS_ROOM = _check("the target has room", _TARGET_HAS_ROOM)
 
@@ -183,13 +234,13 @@ PRECHECKS = (
     _check("the programs are there", _TOOLS),
     _check("it can have a standby", _settings),
     _check("nothing stays behind", _NOTHING_LEFT_BEHIND),
-    _check("all of it lies in the directory", _elsewhere),
     _check("it is started by systemd, or by hand", _STARTED),
     APART,
+    _check("what lies outside of the directory has its place", _elsewhere),
     FREE_PLACE,
     _check("the old path can lead there", lambda known: placing.fit(cluster(known), known.parameters["place_by"])),
     _check("there is room on both sides", _room),
-    _check("no transaction is very old", _QUIET),
+    _check("no transaction is very old", lambda _: f"LONGEST={LONGEST_TRANSACTION_SECONDS}\n{_QUIET}"),
     _check("the archiver works", _ARCHIVER),
     LABELS,
     MENTIONED,

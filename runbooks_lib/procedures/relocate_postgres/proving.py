@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from runbooks_lib.procedures.relocate_postgres import stages
+from runbooks_lib.procedures.relocate_postgres.apart import WAL_LINK
 from runbooks_lib.procedures.relocate_postgres.cluster import LOOK, cluster
 from runbooks_lib.procedures.relocate_postgres.looking import SETTINGS, tables_text
 from runbooks_lib.procedures.relocate_postgres.switching import SWITCH
@@ -25,6 +26,16 @@ now=$(settings) || cannot_tell "psql gave no answer"
 new=$(printf '%s\\n' "$now" | grep -vxF -e "$BEFORE" | grep -vxF -e "data_directory=$AT")
 [ -z "$new" ] || no "settings are others than before: $new"
 echo "all $(printf '%s\\n' "$now" | grep -c .) settings are as before"
+lies() { # LINK x PLACE NAME
+  case $1 in
+    pg_wal) at=$(readlink -- "$T/pg_wal");;
+    *) at=$(old "select pg_tablespace_location(${1#*/})") || cannot_tell "psql gave no answer";;
+  esac
+  [ "$at" = "$3" ] || no "$4 lies in ${at:-the data}, not in $3"
+  echo "$4 lies in $3"
+}
+apart lies
+[ "$WAL" = apart ] || [ ! -L "$T/pg_wal" ] || no "the WAL lies in $(readlink -- "$T/pg_wal"), not in the data"
 """
 _PROVEN = """[ ! -d "$W" ] || [ -s "$W/proven" ] || no "tables and indexes were not looked at yet"
 yes "it is the same database"
@@ -46,7 +57,9 @@ yes "only the old data is left: $K, $(cat "$K/RELOCATED" 2>/dev/null || echo 're
 
 def _same(known: Known) -> str:
     looked = known.outputs[LOOK]
-    names = {"TIMELINE": str(cluster(known).facts["timeline"]), "BEFORE": "\n".join(looked["settings"])}
+    of = cluster(known)
+    names = {"TIMELINE": str(of.facts["timeline"]), "BEFORE": "\n".join(looked["settings"])}
+    names["WAL"] = "apart" if WAL_LINK in {each.link for each in of.apart} else "inside"
     text = stages.shell(known) + "".join(f"{name}={word(value)}\n" for name, value in names.items())
     return f"{text}settings() {{ {SETTINGS}}}\n{_SAME}{_PROVEN}"
 

@@ -39,18 +39,22 @@ def drop_in(of: Cluster, at: str) -> str:
     return "\n".join(lines)
 
 
+def _by_hand(of: Cluster, at: str) -> str:
+    """Shell text that becomes the server on a path, as its user."""
+    return (
+        f"cd / && exec setpriv --reuid={word(str(of.facts['owner']))} --regid={word(str(of.facts['group']))} "
+        f"--init-groups -- env {words(*of.facts['environment'])} {words(*line(of, at))}"
+    )
+
+
 def shell(of: Cluster, way: str) -> str:
     """Functions `ready` (for the path after the switch), `start PATH`, `unready`."""
     at = placing.started_at(of, way)
-    by_hand = (
-        f"cd / && exec setpriv --reuid={word(str(of.facts['owner']))} --regid={word(str(of.facts['group']))} "
-        f"--init-groups -- env {words(*of.facts['environment'])} {words(*line(of, of.directory))}"
-    )
     names = {
         "DROP": f"/run/systemd/system/{of.facts['unit']}.d",
         "DROP_TEXT": drop_in(of, at),
-        "BY_HAND": by_hand,
-        "BY_HAND_AFTER": by_hand.replace(word(of.directory), word(at)),
+        "BY_HAND": _by_hand(of, of.directory),
+        "BY_HAND_AFTER": _by_hand(of, at),
     }
     return "".join(f"{name}={word(value)}\n" for name, value in names.items()) + _FUNCTIONS
 

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 from runbooks_lib.procedures.relocate_postgres import stages, starting
 from runbooks_lib.procedures.relocate_postgres.cluster import LOOK, cluster
+from runbooks_lib.procedures.relocate_postgres.copying import NO_NEW_TABLESPACE, same_tablespaces
 from runbooks_lib.procedures.relocate_postgres.following import FOLLOW
 from runbooks_lib.procedures.relocate_postgres.lasting import LASTING
 from runbooks_lib.runbook.quoting import word
@@ -65,6 +66,7 @@ back() {{ # nothing was placed: the database goes on where it was
 _SWITCH = """begin=
 if [ $stage = here ] && [ -e "$R/PG_VERSION" ] && runs "$R"; then
   runs "$T" || fail "the standby does not run; nothing was changed"
+  same || fail "tablespaces were made or dropped since it was looked at: undo, and begin anew; nothing was changed"
   ready || fail "systemd did not take the drop-in; nothing was changed"
   prepare || fail "cannot write beside $P; nothing was changed"
   : >"$W/gate" && old checkpoint && new checkpoint && old checkpoint ||
@@ -113,8 +115,10 @@ gate $(((gated - stopped) * 10)), place $(((placed - gated) * 10)), start $(((st
 promote $(((now - started) * 10))" >"$W/pause"
 cat "$W/pause" 2>/dev/null
 unready
-[ ! -d "$K" ] || printf 'This was the database until %s; it is now in %s.\\nNothing here changes any more.\\n' \\
-  "$(date -u +%Y-%m-%dT%H:%M:%SZ)" "$T" >"$K/RELOCATED"
+stay() { for each in "$K/$1/"PG_*/; do [ ! -d "$each" ] || printf 'also: %s\\n' "$2/$(basename -- "$each")"; done
+  [ "$1" != pg_wal ] || printf 'also: %s\\n' "$2"; }
+[ ! -d "$K" ] || { printf 'This was the database until %s; it is now in %s.\\nNothing here changes any more.\\n' \\
+  "$(date -u +%Y-%m-%dT%H:%M:%SZ)" "$T"; left stay; } >"$K/RELOCATED"
 rm -rf -- "$NEW"; rm -f -- "$W/gate"; forget
 """
 _SWITCHED = """[ $stage = placed ] || no "the database is not at $T"
@@ -174,6 +178,7 @@ def _shell(known: Known) -> str:
         "BOUNCER": str(known.parameters["pgbouncer_port"]),
     }
     head = "".join(f"{name}={word(value)}\n" for name, value in names.items())
+    head += same_tablespaces(known)
     return stages.shell(known) + head + starting.shell(of, str(known.parameters["place_by"])) + _FUNCTIONS
 
 
@@ -191,7 +196,10 @@ SWITCHING = Step(
     title="Switch: stop, prove that the copy has everything, start on the copy, take writes",
     why="The old path must lead to the new place, and no acknowledged write may be lost.",
     needs=(LOOK, LASTING, FOLLOW),
-    prechecks=(stages.check("the standby still follows", 'runs "$T" && yes "it runs"; no "no standby runs on $T"\n'),),
+    prechecks=(
+        stages.check("the standby still follows", 'runs "$T" && yes "it runs"; no "no standby runs on $T"\n'),
+        NO_NEW_TABLESPACE,
+    ),
     commands=_commands,
     verify=_check("the server on the new place takes writes", _SWITCHED),
     undo=Undo(

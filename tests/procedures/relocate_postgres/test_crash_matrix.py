@@ -1,5 +1,5 @@
 """A move that is cut off anywhere ends, after resume or undo, with one running database in exactly one place, and every
-commit that a client was told of.
+commit that a client was told of. Its WAL and its tables lie apart from its data, on a third filesystem.
 
 The places: before and after each script that the operator sends, by killing the operator and by cutting its connection;
 before and after each tool that the move's commands call, by killing the command with its whole process group; a full
@@ -26,7 +26,7 @@ from benchmarks.relocate.moving import forget
 from runbooks_lib.training.lab.load import Load
 from tests.hosts.sshd import Sshd
 from tests.procedures.relocate_postgres.crashing import Operator
-from tests.procedures.relocate_postgres.test_on_this_machine import servers
+from tests.procedures.relocate_postgres.moves import servers
 
 SEED = 20261127
 SAMPLE = int(os.environ.get("RUNBOOKS_RELOCATE_CASES", "5"))  # 0: all of them
@@ -36,7 +36,7 @@ pytestmark = [pytest.mark.lab, pytest.mark.timeout(300 + 60 * SAMPLE if SAMPLE e
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Here]:
-    with here(20) as standing:
+    with here(20, apart=True) as standing:
         yield standing
 
 
@@ -74,12 +74,13 @@ class Bench:
         found: list[list[Any]] = [["inside", n, "group"] for n in range(1, inside + 1)]
         for n in range(1, commands + 1):
             found += [["command", n, when, how] for when in ("before", "after") for how in ("kill", "cut")]
-        return found + [[what, n] for what in ("target full", "source full", "standby killed") for n in range(1, 8)]
+        meanwhile = ("target full", "source full", "WAL full", "standby killed")
+        return found + [[what, n] for what in meanwhile for n in range(1, 8)]
 
     def check(self, at: list[Any], then: str) -> str:
         """One case to its end; how it ended."""
         operator = self.operator()
-        lay = str(self.cluster.directory.resolve())
+        lay, outside = str(self.cluster.directory.resolve()), self.cluster.outside()
         self.mark(at)
         with Load([self.cluster.address], password="unused") as load:
             load.wait_acknowledged(20, seconds=120)
@@ -104,6 +105,9 @@ class Bench:
         if outcome != "done":
             assert lies == lay
             assert not Path(operator.parameters["target"]).exists()
+            assert self.cluster.outside() == outside
+            assert list(self.cluster.root.glob(f"*/{Path(operator.parameters['target']).name}*")) == []
+            assert len(list(self.cluster.root.glob("side/wal/*"))) == 1
             assert self.cluster.sql("select count(*) from pg_replication_slots") == "0"
         return outcome
 
@@ -116,7 +120,9 @@ class Bench:
             with suppress(OSError, ValueError, IndexError):  # there is none at this step
                 os.kill(int((target / "postmaster.pid").read_text().split()[0]), signal.SIGKILL)
             return
-        side = target.parent if at[0] == "target full" else self.cluster.directory.resolve().parent
+        sides = {"target full": target.parent, "source full": self.cluster.directory.resolve().parent}
+        sides["WAL full"] = self.cluster.root / "side"
+        side = sides[at[0]]
         free = os.statvfs(side)
         ballast = side / "ballast"
         subprocess.run(

@@ -10,8 +10,11 @@ from pathlib import Path
 import pytest
 
 from benchmarks.relocate.moving import by_runbook
+from runbooks_lib.errors import RunbookError
 from runbooks_lib.procedures import relocate_directory
+from runbooks_lib.procedures.relocate_postgres import RUNBOOK
 from runbooks_lib.runbook.places import Places
+from runbooks_lib.runbook.run import target
 from runbooks_lib.training.lab.load import Load
 from runbooks_lib.training.lab.machine import Machine, connected
 from tests.procedures.relocate_postgres.crashing import Operator
@@ -69,6 +72,40 @@ def test_it_moves_under_load_and_survives_a_restart_and_a_power_cut(two_disks: M
     assert answer(machine, "findmnt -n -o TARGET /srv/new") == "/srv/new"
     writes(machine)
     assert load.verify().ok
+    without_its_mount(machine)
+    assert load.verify().ok
+
+
+def without_its_mount(machine: Machine) -> None:
+    """A boot at which the new disk is not found: the server does not start, nothing is made in its place, and it is
+    said. When the disk is back, so is the database."""
+    line = answer(machine, "grep ' /srv/new ' /etc/fstab")
+    lost = "UUID=00000000-0000-4000-8000-000000000000 /srv/new ext4 defaults,nofail,x-systemd.device-timeout=15s 0 2"
+    machine.sh(f"cp /etc/fstab /root/fstab && sed -i 's|^{line}$|{lost}|' /etc/fstab && sync")
+    machine.power_cut()
+    machine.hang_up()
+    end = time.monotonic() + 600
+    while answered(machine, "systemctl is-system-running --wait") not in ("running", "degraded"):
+        assert time.monotonic() < end
+        time.sleep(2)
+    assert answer(machine, "findmnt -n -o TARGET /srv/new") == ""
+    assert answer(machine, f"systemctl is-active {UNIT}") != "active"
+    assert "failed" in answer(machine, f"systemctl start {UNIT} 2>&1")
+    assert answer(machine, "ls -A /srv/new") == ""
+    with connected(machine) as host:
+        plan = target(RUNBOOK, host, PARAMETERS).plan()
+    assert "which is not there: is its partition mounted?" in plan.blocked[0].because
+    machine.sh(f"cp /root/fstab /etc/fstab && systemctl daemon-reload && systemctl start {UNIT}", deadline_seconds=180)
+    assert answer(machine, "findmnt -n -o TARGET /srv/new") == "/srv/new"
+    writes(machine)
+
+
+def answered(machine: Machine, text: str) -> str:
+    """As `answer`; nothing while it boots."""
+    try:
+        return answer(machine, text)
+    except RunbookError:
+        return ""
 
 
 def test_clients_of_pgbouncer_meet_no_error(two_disks: Machine, tmp_path: Path) -> None:

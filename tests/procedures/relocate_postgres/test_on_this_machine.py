@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,17 +17,16 @@ from typing import Any
 import pytest
 
 from benchmarks.relocate.here import Here, as_owner, here
-from benchmarks.relocate.moving import by_runbook, forget
+from benchmarks.relocate.moving import by_runbook
 from runbooks_lib.hosts.local import LocalHost
-from runbooks_lib.procedures.relocate_postgres import RUNBOOK
+from runbooks_lib.procedures.relocate_postgres import RUNBOOK, prechecks
 from runbooks_lib.runbook import detached, runs
-from runbooks_lib.runbook.places import Places
-from runbooks_lib.runbook.plan import Plan, Verdict
-from runbooks_lib.runbook.resume import open_run, resume
-from runbooks_lib.runbook.run import Options, Refused, Run, Stopped, Target, target
+from runbooks_lib.runbook.plan import Verdict
+from runbooks_lib.runbook.resume import resume
+from runbooks_lib.runbook.run import Options, Refused, Stopped, target
 from runbooks_lib.runbook.step import Command, Known, Runbook
-from runbooks_lib.runbook.undo import undo, undo_digest
 from runbooks_lib.training.lab.load import Load
+from tests.procedures.relocate_postgres.moves import aimed, begun, blocked, places, room_for_runs, servers, taken_back
 from tests.runbook.operators import Scripted
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
@@ -41,57 +41,8 @@ def standing() -> Iterator[Here]:
 @pytest.fixture
 def cluster(standing: Here) -> Iterator[Here]:
     """The one cluster of these tests, without what the test before it left."""
-    (standing.root / "place").mkdir()
-    (standing.root / "place").chmod(0o1777)
-    yield standing
-    for name in ("place", "runs"):
-        shutil.rmtree(standing.root / name, ignore_errors=True)
-    for directory in set(servers(standing)) - {str(standing.directory.resolve())}:
-        os.kill(int((Path(directory) / "postmaster.pid").read_text().split()[0]), signal.SIGQUIT)
-    standing.sql("select pg_drop_replication_slot(slot_name) from pg_replication_slots where not active")
-    forget(standing)
-
-
-def places(cluster: Here) -> Places:
-    return Places((str(cluster.root / "place"),))
-
-
-def aimed(cluster: Here, **given: Any) -> Target:
-    parameters = {"directory": str(cluster.directory), "target": str(cluster.free("moved")), "backup": "a test's"}
-    return target(RUNBOOK, LocalHost(), parameters | given)
-
-
-def begun(cluster: Here, aim: Target) -> Run:
-    plan = aim.plan()
-    assert not plan.blocked, plan.blocked[0].because
-    run = open_run(aim, Options(cluster.root / "runs", places(cluster), Scripted(present=False), plan.digest), plan)
-    assert isinstance(run, Run)
-    return run
-
-
-def taken_back(cluster: Here, aim: Target) -> None:
-    directory = runs.directories(cluster.root / "runs")[0]
-    held = resume(directory, aim, Options(cluster.root / "runs", places(cluster), Scripted(present=False)))
-    undo(held, approve=undo_digest(RUNBOOK, held.state))
-
-
-def blocked(plan: Plan) -> str:
-    assert plan.blocked
-    return plan.blocked[0].because
-
-
-def servers(cluster: Here) -> list[str]:
-    """The directories on which a server runs, below this test's root."""
-    found = []
-    for each in Path("/proc").glob("[0-9]*"):
-        try:
-            directory = (each / "cwd").readlink()
-        except OSError:
-            continue
-        if directory.is_relative_to(cluster.root) and (directory / "postmaster.pid").exists():
-            pid = (directory / "postmaster.pid").read_text().split()[0]
-            found += [str(directory)] if pid == each.name else []
-    return found
+    with room_for_runs(standing):
+        yield standing
 
 
 def test_it_moves_and_no_acknowledged_commit_is_lost(cluster: Here) -> None:
@@ -307,11 +258,31 @@ def in_a_slot(cluster: Here) -> Any:
     )
 
 
-def in_a_tablespace(cluster: Here) -> Any:
-    place = cluster.root / "elsewhere"
-    place.mkdir(exist_ok=True)
-    shutil.chown(place, "postgres", "postgres")
-    return said(cluster, f"create tablespace apart location '{place}'", "drop tablespace apart")
+@contextmanager
+def of_inodes(cluster: Here) -> Iterator[None]:
+    """All but a few inodes of the new partition are taken."""
+    place = cluster.free("x").parent / "many"
+    place.mkdir()
+    left = os.statvfs(place).f_favail
+    try:
+        subprocess.run(["sh", "-c", f"cd {place} && seq {left - 500} | xargs touch"], check=True)
+        yield
+    finally:
+        shutil.rmtree(place)
+
+
+@contextmanager
+def a_transaction(cluster: Here) -> Iterator[None]:
+    """One that has been open for longer than is allowed here: a second."""
+    line = ["psql", "-XAtq", "-h", str(cluster.root), "-p", str(cluster.port), "-U", "postgres", "-d", "postgres"]
+    usual, prechecks.LONGEST_TRANSACTION_SECONDS = prechecks.LONGEST_TRANSACTION_SECONDS, 1
+    with subprocess.Popen([*line, "-c", "begin; select pg_sleep(60)"]) as session:
+        time.sleep(3)
+        try:
+            yield
+        finally:
+            session.terminate()
+            prechecks.LONGEST_TRANSACTION_SECONDS = usual
 
 
 REFUSED: dict[str, tuple[Callable[[Here], Any], str]] = {
@@ -321,7 +292,8 @@ REFUSED: dict[str, tuple[Callable[[Here], Any], str]] = {
     "not empty": (lambda cluster: made(cluster.free("moved"), "postgres", "a file"), "is not empty"),
     "wrong owner": (lambda cluster: made(cluster.free("moved"), "root"), "belongs to root:root: chown postgres"),
     "a slot": (in_a_slot, "replication slots would stay behind: other"),
-    "a tablespace": (in_a_tablespace, "tablespaces lie elsewhere: apart in"),
+    "out of inodes": (of_inodes, "inodes free, and"),
+    "an old transaction": (a_transaction, "a transaction has been open for"),
     "unlogged": (
         lambda cluster: said(cluster, "create unlogged table u (x int)", "drop table u"),
         "unlogged tables",
@@ -373,21 +345,6 @@ def test_a_mount_point_or_a_directory_without_its_parent_is_refused(cluster: Her
     place = cluster.free("x").parent
     assert "is the mount point itself" in blocked(aimed(cluster, target=str(place)).plan())
     assert "is not there; make it" in blocked(aimed(cluster, target=str(place / "no/main")).plan())
-
-
-def test_a_separate_pg_wal_is_refused(cluster: Here) -> None:
-    lies, apart = cluster.directory.resolve(), cluster.root / "wal"
-    cluster.stop()
-    subprocess.run(["mv", str(lies / "pg_wal"), str(apart)], check=True)
-    (lies / "pg_wal").symlink_to(apart)
-    cluster.start()
-    try:
-        assert "holds the WAL, apart from the data" in blocked(aimed(cluster).plan())
-    finally:
-        cluster.stop()
-        (lies / "pg_wal").unlink()
-        subprocess.run(["mv", str(apart), str(lies / "pg_wal")], check=True)
-        cluster.start()
 
 
 def test_a_server_that_does_not_run_cannot_be_looked_at(cluster: Here) -> None:

@@ -12,6 +12,7 @@ from runbooks_lib.errors import UsageError
 from runbooks_lib.hosts.local import LocalHost
 from runbooks_lib.procedures import relocate_directory
 from runbooks_lib.procedures.relocate_postgres import RUNBOOK, fstab, placing, starting
+from runbooks_lib.procedures.relocate_postgres.apart import mapping_words
 from runbooks_lib.procedures.relocate_postgres.cluster import Cluster, parse_cluster, server_arguments
 from runbooks_lib.procedures.relocate_postgres.following import standby_arguments
 from runbooks_lib.procedures.relocate_postgres.lasting import fstab_line
@@ -44,6 +45,8 @@ PARAMETERS: dict[str, Any] = {
     "directory": "/srv/db/it is/main",
     "target": "/srv/new disk/main",
     "place_by": "symlink",
+    "tablespaces": ["far away=/srv/third disk/far"],
+    "wal": "/srv/third disk/wal",
     "backup": "this morning",
     "throttle_mb": 20,
     "most_io_pressure": 90,
@@ -51,7 +54,27 @@ PARAMETERS: dict[str, Any] = {
     "tables": ["app.public.t"],
     "amcheck": True,
 }
-LOOKED = {"cluster": FACTS, "size_bytes": 10**9, "settings": ["a=1"], "tables": ["app.public.t: 1 rows, sum 2"]}
+TABLESPACES = [
+    {"oid": "16385", "name": "far away", "location": "/srv/db/far"},
+    {"oid": "16390", "name": "cold", "location": "/srv/co=ld/it's"},
+]
+LOOKED = {
+    "cluster": FACTS | {"tablespaces": TABLESPACES},
+    "size_bytes": 10**9,
+    "apart_bytes": {"pg_tblspc/16385": 1, "pg_tblspc/16390": 2},
+    "settings": ["a=1"],
+    "tables": ["app.public.t: 1 rows, sum 2"],
+}
+DISKS: dict[str, Any] = {
+    "mount": "",
+    "source": "",
+    "kind": "",
+    "target": "",
+    "lvs": [],
+    "pvs": [],
+    "btrfs": {},
+    "empty": {},
+}
 MOUNT = {"mount": "/srv/new disk", "uuid": "1-2", "kind": "ext4", "listed": ""}
 
 
@@ -60,7 +83,7 @@ def of(**facts: Any) -> Cluster:
 
 
 def texts(way: str) -> list[str]:
-    known = Known(PARAMETERS | {"place_by": way}, {"mount": MOUNT, **LOOKED}, {"look": LOOKED})
+    known = Known(PARAMETERS | {"place_by": way}, {"mounts": [MOUNT], "disks": DISKS, **LOOKED}, {"look": LOOKED})
     found = []
     for step in RUNBOOK.steps:
         checks = [step.verify, *step.prechecks, *(watcher.check for watcher in step.watchers)]
@@ -100,6 +123,13 @@ def test_what_a_person_must_know_is_said() -> None:
         ({"target": "/srv/db/it is/main"}, "are the same"),
         ({"backup": " "}, "backup must say"),
         ({"tables": ["builds"]}, "not of the form"),
+        ({"tablespaces": ["fast"]}, "not of the form NAME=/new/directory"),
+        ({"tablespaces": ["fast=/a", "fast=/b"]}, "fast is named twice"),
+        ({"tablespaces": ["fast=/a", "slow=/a"]}, "two of the new places are the same"),
+        ({"tablespaces": ["fast=/srv/new disk/main/fast"]}, "must lie apart from /srv/new disk/main"),
+        ({"wal": "/srv/db/it is/main/wal"}, "must lie apart from /srv/db/it is/main"),
+        ({"wal": "beside"}, "wal must be empty, the word inside, or an absolute path"),
+        ({"wal": "/srv/$wal"}, "without quotes"),
         ({"tables": ["a.b.c; drop table x"]}, "not of the form"),
     ],
 )
@@ -118,6 +148,35 @@ def test_the_server_is_started_with_its_own_words_and_another_directory() -> Non
     assert server_arguments(of(), "/x y") == ["-D", "/x y", *FACTS["arguments"][3:]]
     short = of(arguments=["postgres", "-D/srv/db", "-p", "1", "--data-directory=/srv/db"])
     assert server_arguments(short, "/x") == ["-D", "/x", "-p", "1"]
+
+
+def test_a_server_that_was_started_with_its_configuration_s_directory_keeps_it() -> None:
+    """The manual, "File Locations": -D may name where postgresql.conf is, and data_directory where the data is."""
+    conf = "/etc/postgresql/15/main"
+    apart = of(arguments=["postgres", "-D", conf, "-p", "1"], config_file=f"{conf}/postgresql.conf")
+    assert server_arguments(apart, "/x y") == ["-D", conf, "-c", "data_directory=/x y", "-p", "1"]
+    assert "data_directory=/srv/new disk/main" in standby_arguments(apart)
+
+
+def test_what_lies_apart_has_a_place_of_its_own_that_does_not_grow_when_moved_again() -> None:
+    facts = {"tablespaces": TABLESPACES, "wal": "/wal/main"}
+    (far, cold, wal) = of(**facts).apart
+    assert far.goes == "/srv/new disk/main.tablespace-16385"
+    assert cold.goes == "/srv/new disk/main.tablespace-cold"
+    assert wal.goes == f"/wal/main-{of().short}"
+    assert of(wal=wal.goes).apart[0].goes == wal.goes
+    other = Cluster("/srv/db/it is/main", "/srv/third/main", FACTS | {"wal": wal.goes})
+    assert other.apart[0].goes == f"/wal/main-{other.short}"
+    assert of(**facts, real="/srv/new disk/main").apart[0].goes == "/srv/db/far"
+
+
+def test_pg_basebackup_is_told_of_each_with_its_signs() -> None:
+    (far, cold, wal) = of(tablespaces=TABLESPACES, wal="/wal/main").apart
+    assert mapping_words([far, cold, wal]) == [
+        "--tablespace-mapping=/srv/db/far=/srv/new disk/main.tablespace-16385",
+        "--tablespace-mapping=/srv/co\\=ld/it's=/srv/new disk/main.tablespace-cold",
+        f"--waldir={wal.goes}",
+    ]
 
 
 def test_the_standby_is_quiet_and_leaves_nothing_in_a_file() -> None:

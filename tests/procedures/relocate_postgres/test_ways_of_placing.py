@@ -1,0 +1,218 @@
+"""The ways in which the old path leads to the new place, each gone to its end by a real database, and what comes after:
+a start without the mount, and the old data removed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from benchmarks.relocate.here import Here, as_owner, here
+from runbooks_lib.hosts.local import LocalHost
+from runbooks_lib.procedures import remove_relocated
+from runbooks_lib.procedures.relocate_postgres import RUNBOOK
+from runbooks_lib.runbook.plan import Verdict
+from runbooks_lib.runbook.resume import carry_out, open_run
+from runbooks_lib.runbook.run import Options, Run, Stopped, target
+from runbooks_lib.training.lab.load import Load
+from tests.procedures.relocate_postgres.moves import aimed, begun, blocked, done, places, room_for_runs, taken_back
+from tests.runbook.operators import Scripted
+
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
+
+
+@pytest.fixture
+def cluster() -> Iterator[Here]:
+    with here(5, data="data with blanks") as standing, room_for_runs(standing):
+        yield standing
+
+
+def moved(cluster: Here, **given: object) -> Path:
+    """Under load, to its end; the new directory."""
+    aim = aimed(cluster, **given)
+    with Load([cluster.address], password="unused") as load:
+        load.wait_acknowledged(30)
+        done(cluster, aim)
+        load.wait_acknowledged(30)
+    verdict = load.verify()
+    assert verdict.ok, verdict
+    assert len(blocked_or_nothing(cluster, given)) == 0
+    return Path(aim.parameters["target"])
+
+
+def blocked_or_nothing(cluster: Here, given: dict[str, object]) -> str:
+    """The same asked once more: there is nothing to do, or why not."""
+    plan = aimed(cluster, **given, target=str(cluster.root / "new/moved")).plan()
+    return "" if plan.nothing_to_do else "; ".join(step.because for step in plan.steps)
+
+
+@pytest.mark.parametrize("debian", [True, False])
+def test_the_configuration_can_name_the_new_place(cluster: Here, debian: bool) -> None:
+    cluster.configured_in(cluster.root / "conf", debian=debian)
+    old = cluster.directory
+    aim = aimed(cluster, place_by="data_directory")
+    plan = aim.plan()
+    assert not plan.blocked, plan.blocked[0].because
+    copy = next(step for step in plan.steps if step.name == "copy")
+    assert any("the old path is gone" in seen.evidence for seen in copy.observations)
+    with Load([cluster.address], password="unused") as load:
+        load.wait_acknowledged(30)
+        done(cluster, aim)
+        load.wait_acknowledged(30)
+    assert load.verify().ok
+    to = Path(aim.parameters["target"])
+    assert cluster.lies() == str(to)
+    assert not old.exists()
+    assert (old.parent / f"{old.name}.relocated/RELOCATED").exists()
+    assert (cluster.root / "conf/postgresql.conf").read_text().endswith(f"data_directory = '{to}'\n")
+    # As it was started, but for the directory that is no more: what a distribution reads from the configuration.
+    cluster.stop()
+    cluster.started = [str(to) if word == str(old) else word for word in cluster.started]
+    cluster.directory = to
+    cluster.start()
+    assert cluster.lies() == str(to)
+
+
+def test_a_configuration_that_names_the_new_place_is_taken_back(cluster: Here) -> None:
+    cluster.configured_in(cluster.root / "conf", debian=True)
+    before = (cluster.root / "conf/postgresql.conf").read_text()
+    aim = aimed(cluster, place_by="data_directory")
+    done(cluster, aim, ("look", "copy", "follow", "lasting"))
+    taken_back(cluster, aim)
+    assert (cluster.root / "conf/postgresql.conf").read_text() == before
+    assert cluster.lies() == str(cluster.directory)
+
+
+def test_a_bind_mount_holds_at_the_old_path(cluster: Here) -> None:
+    old = cluster.directory
+    to = moved(cluster, place_by="bind")
+    assert os.path.ismount(old)
+    assert not old.is_symlink()
+    assert (old / "PG_VERSION").samefile(to / "PG_VERSION")
+    line = (cluster.root / "fstab").read_text().splitlines()[-1]
+    named = str(old).replace(" ", "\\040")
+    assert line.startswith(f"{to} {named} none bind,nofail,x-systemd.requires-mounts-for=")
+    cluster.stop()
+    subprocess.run(["umount", str(old)], check=True)
+
+    # After a boot at which it did not come: nothing is there to start on, and nothing is made there.
+    with pytest.raises(RuntimeError):
+        cluster.start()
+    assert list(old.iterdir()) == []
+    assert "is empty: is its partition mounted? Never run initdb there" in blocked(aimed(cluster, target="/x/y").plan())
+    subprocess.run(["mount", "-T", str(cluster.root / "fstab"), str(old)], check=True)
+    cluster.start()
+
+
+def test_a_partition_that_is_missing_after_a_reboot_stops_the_server_and_is_named(cluster: Here) -> None:
+    to = moved(cluster)
+    cluster.stop()
+    subprocess.run(["umount", str(to.parent)], check=True)
+    with pytest.raises(RuntimeError):
+        cluster.start()
+    assert list(to.parent.iterdir()) == []
+    said = blocked(aimed(cluster, target="/x/y").plan())
+    assert f"leads to {to}, which is not there: is its partition mounted?" in said
+    subprocess.run(["mount", "-T", str(cluster.root / "fstab"), str(to.parent)], check=True)  # as a boot would
+    cluster.start()
+    assert cluster.sql("select count(*) > 0 from acknowledged", "buildserver") == "t"
+
+
+def test_the_old_data_is_removed_when_nobody_needs_it(cluster: Here) -> None:
+    lay = cluster.directory
+    moved(cluster)
+    kept = lay.with_name(f"{lay.name}.relocated")
+    given = {"kept": str(kept), "backup": "a test's", "without_reboot": False}
+    plan = target(remove_relocated.RUNBOOK, LocalHost(), given).plan()
+    assert "the host has not been restarted since the move" in plan.steps[0].because
+    given["without_reboot"] = True
+    with (kept / "postgresql.conf").open():
+        plan = target(remove_relocated.RUNBOOK, LocalHost(), given).plan()
+        assert "uses it" in plan.steps[0].because or "uses" in plan.steps[0].because
+    aim = target(remove_relocated.RUNBOOK, LocalHost(), given)
+    plan = aim.plan()
+    run = open_run(
+        aim, Options(cluster.root / "runs", places(cluster), Scripted(present=False), plan.digest), plan
+    )  # fmt: skip
+    assert isinstance(run, Run)
+    carry_out(run)
+    assert not kept.exists()
+    cluster.stop()
+    cluster.start()
+    assert target(remove_relocated.RUNBOOK, LocalHost(), given).plan().steps[0].verdict is Verdict.ALREADY_SO
+
+
+def test_a_directory_that_no_move_has_left_is_not_removed(cluster: Here) -> None:
+    other = cluster.root / "old/other.relocated"
+    other.mkdir()
+    plan = target(remove_relocated.RUNBOOK, LocalHost(), {"kept": str(other), "backup": "x"}).plan()
+    assert "no move has left its note" in plan.steps[0].because
+
+
+# -- damaged data ------------------------------------------------------------------------------------------------------
+
+
+def damage(cluster: Here, relation: str) -> None:
+    """A page of a relation, while the server is down; its checksum is then wrong."""
+    path = cluster.directory / cluster.sql(f"select pg_relation_filepath('{relation}')", "buildserver")
+    cluster.stop()
+    with path.open("r+b") as file:
+        file.seek(8192 * 2 + 4000)
+        file.write(b"\xff" * 64)
+    cluster.start()
+
+
+def test_pg_amcheck_looks_before_and_after_by_choice(cluster: Here) -> None:
+    moved(cluster, amcheck=True)
+    assert cluster.sql("select extname from pg_extension where extname = 'amcheck'", "buildserver") == "amcheck"
+
+
+def test_damaged_pages_are_found_before_they_are_copied(cluster: Here) -> None:
+    damage(cluster, "filler_pkey")
+    lies = cluster.directory.resolve()
+    for given, reason in (
+        ({"amcheck": True}, "pg_amcheck found something before the move"),
+        ({}, "pg_basebackup: .*checksum"),
+    ):
+        aim = aimed(cluster, **given)
+        run = begun(cluster, aim)
+        run.do(RUNBOOK.step("look"))
+        with pytest.raises(Stopped, match=reason):
+            run.do(RUNBOOK.step("copy"))
+        run.close()
+        taken_back(cluster, aim)
+        assert cluster.directory.resolve() == lies
+
+
+def test_pg_amcheck_finds_what_is_damaged_at_the_new_place(cluster: Here) -> None:
+    run = begun(cluster, aimed(cluster, amcheck=True))
+    for name in ("look", "copy", "follow", "lasting", "switch"):
+        run.do(RUNBOOK.step(name))
+    damage(cluster, "filler_pkey")
+    with pytest.raises(Stopped, match="pg_amcheck found something; the old data is in"):
+        run.do(RUNBOOK.step("prove"))
+    run.close()
+
+
+def test_a_damaged_table_that_was_summed_before_is_not_the_same(cluster: Here) -> None:
+    run = begun(cluster, aimed(cluster, tables=["buildserver.public.filler"]))
+    for name in ("look", "copy", "follow", "lasting", "switch"):
+        run.do(RUNBOOK.step(name))
+    cluster.sql("update filler set text = 'other' where id = 1", "buildserver")
+    with pytest.raises(Stopped, match="not as before"):
+        run.do(RUNBOOK.step("prove"))
+    run.close()
+
+
+def test_the_copy_keeps_to_its_rate_and_says_how_long_it_took(cluster: Here) -> None:
+    run = begun(cluster, aimed(cluster, throttle_mb=8))
+    run.do(RUNBOOK.step("look"))
+    said = run.do(RUNBOOK.step("copy"))
+    (took,) = cluster.root.glob("new/*.relocation/took")
+    seconds = int(took.read_text().split()[3])
+    assert seconds >= 2, (said, took.read_text())
+    run.close()
+    assert as_owner("pg_controldata", "-D", str(cluster.free("moved")))
