@@ -159,7 +159,7 @@ def test_nothing_of_the_engine_is_inside_the_downtime(service: Bench) -> None:
     assert sum(name == "change switch.1.1" for name, _ in looking.seen) == 2
     assert not any(down for _, down in looking.seen)
     assert not any(down_when_written)
-    assert "1 MiB of 4 MiB (25%)" in run.options.operator.text  # type: ignore[attr-defined]
+    assert "1 MiB of 4 MiB (25 %)" in run.options.operator.text  # type: ignore[attr-defined]
 
 
 def test_a_detached_switch_is_finished_by_the_host_when_the_connection_is_cut_in_it(service: Bench) -> None:
