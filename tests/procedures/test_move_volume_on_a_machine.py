@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from runbooks_lib.procedures import move_volume
 from runbooks_lib.runbook import runs
 from runbooks_lib.runbook.places import Places
 from runbooks_lib.runbook.resume import carry_out, open_run, resume
-from runbooks_lib.runbook.run import Options, Run, target
+from runbooks_lib.runbook.run import Options, Run, Stopped, target
 from runbooks_lib.runbook.undo import undo, undo_digest
 from runbooks_lib.training.lab.load import Load
 from runbooks_lib.training.lab.machine import Machine, connected
@@ -38,7 +39,12 @@ def lies_on(machine: Machine) -> str:
     )
 
 
-def test_it_moves_under_load_with_no_downtime_and_back(
+def kill_pvmove(machine: Machine) -> None:
+    """The program that waits for the kernel's copying, a moment after it has begun."""
+    machine.sh("until p=$(pidof pvmove); do sleep 0.2; done; sleep 2; kill -9 $p", deadline_seconds=300)
+
+
+def test_it_moves_under_load_with_no_downtime_killed_in_the_middle_and_back(
     with_a_second_disk: tuple[Machine, str], tmp_path: Path, capsys: Any
 ) -> None:
     machine, disk = with_a_second_disk
@@ -49,9 +55,16 @@ def test_it_moves_under_load_with_no_downtime_and_back(
         assert not plan.blocked, plan.blocked[0].because
         options = Options(tmp_path / "runs", Places(), Nobody(), plan.digest)
         load.wait_acknowledged(30, seconds=120)
+        killer = threading.Thread(target=kill_pvmove, args=(machine,))
+        killer.start()
         run = open_run(aim, options, plan)
         assert isinstance(run, Run)
-        carry_out(run)
+        with pytest.raises(Stopped):
+            carry_out(run)
+        killer.join()
+        again = open_run(aim, options)
+        assert isinstance(again, Run)
+        carry_out(again)
         assert lies_on(machine) == disk
         load.wait_acknowledged(30, seconds=120)
         assert aim.plan().nothing_to_do

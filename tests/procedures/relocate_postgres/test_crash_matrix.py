@@ -29,7 +29,7 @@ from tests.procedures.relocate_postgres.crashing import Operator
 from tests.procedures.relocate_postgres.moves import servers
 
 SEED = 20261127
-SAMPLE = int(os.environ.get("RUNBOOKS_RELOCATE_CASES", "5"))  # 0: all of them
+SAMPLE = int(os.environ.get("RUNBOOKS_RELOCATE_CASES", "6"))  # one of each kind; 0: all of them
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300 + 60 * SAMPLE if SAMPLE else 24 * 3600)]
 

@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -98,6 +99,41 @@ def test_the_copy_tells_its_bytes_its_rate_and_the_time_left(cluster: Here, monk
     for each in told:
         assert re.match(r"[0-9.]+ [KM]?i?B of [0-9.]+ MiB \([0-9.]+ %\), [0-9.]+ [KM]iB/s, about [0-9.]+ s left", each)
     assert "0 of 0" not in said
+
+
+@pytest.mark.parametrize(("side", "reason"), [("target", "are left on the filesystem of"), ("source", "are left in")])
+def test_a_disk_that_fills_up_while_it_is_copied_stops_the_copy(side: str, reason: str, cluster: Here) -> None:
+    """Before it is full: the database writes on."""
+    aim = aimed(cluster, throttle_mb=1)
+    lies, to = cluster.directory.resolve(), cluster.free("moved")
+    place = to.parent if side == "target" else lies.parent
+    ballast = place / "ballast"
+
+    def fill() -> None:
+        while not (to / "base").exists():
+            time.sleep(0.2)
+        free = os.statvfs(place)
+        subprocess.run(["fallocate", "-l", str(free.f_bavail * free.f_bsize - 25_000_000), str(ballast)], check=True)
+
+    with Load([cluster.address], password="unused") as load:
+        load.wait_acknowledged(20)
+        run = begun(cluster, aim)
+        run.do(RUNBOOK.step("look"))
+        filling = threading.Thread(target=fill)
+        filling.start()
+        try:
+            with pytest.raises(Stopped, match=reason):
+                run.do(RUNBOOK.step("copy"))
+        finally:
+            filling.join()
+            run.close()
+            ballast.unlink(missing_ok=True)
+        load.wait_acknowledged(20)
+        taken_back(cluster, aim)
+    assert load.verify().ok
+    assert load.refusals == {}
+    assert servers(cluster) == [str(lies)]
+    assert not to.exists()
 
 
 def test_a_standby_that_was_killed_is_started_again(cluster: Here) -> None:

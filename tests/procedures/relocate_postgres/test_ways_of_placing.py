@@ -4,13 +4,14 @@ a start without the mount, and the old data removed."""
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from benchmarks.relocate.here import Here, as_owner, here
+from benchmarks.relocate.here import BIN, Here, as_owner, here
 from runbooks_lib.hosts.local import LocalHost
 from runbooks_lib.procedures import remove_relocated
 from runbooks_lib.procedures.relocate_postgres import RUNBOOK
@@ -74,6 +75,34 @@ def test_the_configuration_can_name_the_new_place(cluster: Here, debian: bool) -
     cluster.directory = to
     cluster.start()
     assert cluster.lies() == str(to)
+
+
+@pytest.mark.skipif(not shutil.which("pg_createcluster"), reason="no Debian")
+def test_debian_s_own_tools_find_the_new_place(cluster: Here) -> None:
+    """What they know of a cluster is `data_directory` in its configuration."""
+    name, old, to = f"moved{os.getpid()}", cluster.root / "old/debian", cluster.root / "new/debian"
+    version = Path(BIN).parent.name
+    create = ["pg_createcluster", "--datadir", str(old), "--socketdir", str(cluster.root), version, name]
+
+    def ctl(action: str) -> None:
+        log = (cluster.root / "ctl.log").open("a")
+        subprocess.run(["pg_ctlcluster", version, name, action], check=True, stdout=log, stderr=log)
+
+    subprocess.run([*create, "--logfile", str(cluster.root / "debian.log")], check=True, capture_output=True)
+    try:
+        ctl("start")
+        done(cluster, aimed(cluster, directory=str(old), target=str(to), place_by="data_directory"))
+        assert not old.exists()
+        for _ in range(2):
+            ctl("restart")
+            said = subprocess.run(["pg_lsclusters", "-h"], check=True, capture_output=True, text=True).stdout
+            (line,) = [line.split() for line in said.splitlines() if name in line]
+            assert line[3] == "online"
+            assert line[5] == str(to)
+            assert (to / "postmaster.pid").exists()
+    finally:
+        subprocess.run(["pg_dropcluster", "--stop", version, name], check=True)
+    assert not to.exists()
 
 
 def test_a_configuration_that_names_the_new_place_is_taken_back(cluster: Here) -> None:
