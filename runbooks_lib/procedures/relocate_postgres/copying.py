@@ -111,8 +111,11 @@ _SOURCE_HAS_ROOM = f"""for each in "$R/" "$R/pg_wal/" "$R"/pg_tblspc/*/; do
 done
 yes "the database has room"
 """
-_NO_NEW_TABLESPACE = """same || no "tablespaces were made or dropped since it was looked at: undo, and begin anew"
-yes "the tablespaces are as they were"
+_NO_NEW_TABLESPACE = """same; case $? in
+  0) yes "the tablespaces are as they were";;
+  1) no "tablespaces were made or dropped since it was looked at: undo, and begin anew";;
+  *) cannot_tell "psql gave no answer";;
+esac
 """
 _SLOT_HOLDS = """said=$(old "select wal_status from pg_replication_slots where slot_name = '$SLOT'") || cannot_tell "psql gave no answer"
 case $said in lost|unreserved) no "the server has given up the WAL for the slot: $said";; esac

@@ -66,7 +66,7 @@ back() {{ # nothing was placed: the database goes on where it was
 _SWITCH = """begin=
 if [ $stage = here ] && [ -e "$R/PG_VERSION" ] && runs "$R"; then
   runs "$T" || fail "the standby does not run; nothing was changed"
-  same || fail "tablespaces were made or dropped since it was looked at: undo, and begin anew; nothing was changed"
+  same || fail "tablespaces were made or dropped since it was looked at, or it does not answer; nothing was changed"
   ready || fail "systemd did not take the drop-in; nothing was changed"
   prepare || fail "cannot write beside $P; nothing was changed"
   : >"$W/gate" && old checkpoint && new checkpoint && old checkpoint ||
