@@ -19,6 +19,7 @@ from runbooks_lib.config import Config, ServiceSettings
 from runbooks_lib.diagnosis import telling
 from runbooks_lib.diagnosis.diagnosis import Diagnosis
 from runbooks_lib.diagnosis.triage import triage
+from runbooks_lib.errors import UsageError
 from runbooks_lib.facts import services_asking
 from runbooks_lib.facts.fact import State
 from runbooks_lib.terminal import as_json
@@ -150,10 +151,10 @@ def test_the_token_goes_to_the_service_and_a_redirect_is_not_followed(
 
 def test_a_token_without_encryption_to_another_machine_is_a_mistake(tmp_path: Path) -> None:
     text = '[hosts.a.services.tc]\nteamcity = "http://tc.example.com"\ntoken = "env:T"\n'
-    with pytest.raises(inventory.UsageError, match="unencrypted"):
+    with pytest.raises(UsageError, match="unencrypted"):
         written(tmp_path, text)
 
 
 def test_a_service_without_anything_to_ask_is_a_mistake(tmp_path: Path) -> None:
-    with pytest.raises(inventory.UsageError, match="something to ask"):
+    with pytest.raises(UsageError, match="something to ask"):
         written(tmp_path, "[hosts.a.services.tc]\n")
