@@ -7,6 +7,7 @@ Runs by the runbook and cold copies alternate, so that a neighbour's load meets 
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 
 from benchmarks.relocate.here import Here, here
@@ -23,14 +24,15 @@ def main() -> None:
     parser.add_argument("--cold", type=int, default=2, help="how many of the runs also time a cold copy; default 2")
     parser.add_argument("--commits", type=float, default=50, help="commits a second; 0 is as fast as it goes")
     parser.add_argument("--images", help="a directory for the two file systems; /dev/shm is memory")
+    parser.add_argument("--apart", action="store_true", help="tables and WAL on a third file system, by runbook alone")
     given = parser.parse_args()
     print("| data, MB | runs | gap, s: median (least to most) | cold copy, s | ratio | whole move, s | lost |")
     print("| --- | --- | --- | --- | --- | --- | --- |", flush=True)
     for megabytes in given.megabytes:
-        with here(megabytes, images=given.images) as cluster:
-            moved, cold = _size(cluster, given.runs, given.cold, given.commits)
+        with here(megabytes, images=given.images, apart=given.apart) as cluster:
+            moved, cold = _size(cluster, given.runs, 0 if given.apart else given.cold, given.commits)
             gaps = sorted(each.gap for each in moved)
-            median, copied = statistics.median(gaps), statistics.median(each.gap for each in cold)
+            median, copied = statistics.median(gaps), statistics.median([each.gap for each in cold] or [math.nan])
             print(
                 f"| {cluster.size_bytes() / 1e6:.0f} | {len(moved)} | {median:.2f} ({gaps[0]:.2f} to {gaps[-1]:.2f}) "
                 f"| {copied:.1f} | {copied / median:.0f} | {statistics.median(each.whole for each in moved):.0f} "
