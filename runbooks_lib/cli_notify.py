@@ -124,7 +124,10 @@ def notify_silence(
     if listing:
         found = silences.active(occasion)
         rows = [(each.id, f"{each.ends:%Y-%m-%d %H:%M} UTC", each.matchers, each.comment) for each in found]
-        if rows:
+        if occasion:
+            for each in found:
+                click.echo(f"until {each.ends:%Y-%m-%d %H:%M} UTC: alerts with {each.matchers}")
+        elif rows:
             terminal.table(rows, ("ID", "UNTIL", "ALERTS WITH", "WHY"))
         click.echo(f"{len(found)} in force at {silences.url}")
         return

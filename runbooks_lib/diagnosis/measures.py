@@ -121,7 +121,7 @@ MEASURES = (
     ),
     Measure(
         "network in",
-        "network, received",
+        "network received",
         "bytes/s",
         "throughput",
         20_000,
@@ -130,7 +130,7 @@ MEASURES = (
     ),
     Measure(
         "network out",
-        "network, sent",
+        "network sent",
         "bytes/s",
         "throughput",
         20_000,

@@ -42,7 +42,7 @@ END_SILENCE = Step(
         "the host's alerts in Alertmanager", lambda given: ["silence", "--end-all-of", str(given["occasion"])]
     ),
     verify=Check("no silence of this occasion is in force", silenced(wanted=False), deadline_seconds=SECONDS),
-    undo=NoUndo("alerts should be heard", "announce the work again if it goes on", harmless=True),
+    undo=NoUndo("alerts should be heard.", "announce the work again if it goes on.", harmless=True),
     deadline_seconds=SECONDS,
 )
 
@@ -64,7 +64,7 @@ TELL = Step(
         ],
     ),
     verify=Check("every channel has taken the message", told(_OVER), deadline_seconds=SECONDS),
-    undo=NoUndo("a message cannot be taken back", "send another: runbook notify send", harmless=True),
+    undo=NoUndo("a message cannot be taken back.", "send another: runbook notify send.", harmless=True),
     deadline_seconds=SECONDS,
 )
 

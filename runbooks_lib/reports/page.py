@@ -37,6 +37,7 @@ STATES: Mapping[str, tuple[str, str, str]] = {
     "damaged": ("failed", "✕", "record damaged"),
 }
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
+_DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 _PICTURES = ("image/png", "image/jpeg", "image/gif", "image/webp")
 _LONGEST_TEXT = 200_000  # of one text output on the page; the notebook beside it has more
 _MONTHS = "January February March April May June July August September October November December".split()  # noqa: SIM905
@@ -61,6 +62,7 @@ def render(notebook: Mapping[str, Any], record: Record) -> str:
             blocks=blocks,
             about=about,
             state=STATES[record.state],
+            headline=_unsaid(record.headline, blocks),
             failed=record.state not in ("ok", "threshold"),
             traceback=_traceback(notebook),
             files={"notebook": NOTEBOOK, "log": LOG, "record": RECORD},
@@ -79,7 +81,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"moment": moment, "span": span, "plain": plain, "shown": shown}
+    made.filters |= {"moment": moment, "span": span, "plain": plain, "shown": shown, "brief": brief}
     return made
 
 
@@ -125,6 +127,11 @@ def shown(value: object) -> str:
     return plain(value) if value != "" else "(empty)"
 
 
+def brief(text: str) -> str:
+    """A digest's first twelve digits; the page's foot has all of them. Anything else as it is."""
+    return f"{text[:12]}…" if _DIGEST.match(text) else text
+
+
 # -- cells -------------------------------------------------------------------------------------------------------------
 
 
@@ -153,6 +160,12 @@ def _blocks(notebook: Mapping[str, Any], record: Record) -> tuple[Markup, list[B
                 blocks.append(Block(html, waiting))
                 waiting = []
     return about, blocks
+
+
+def _unsaid(headline: str, blocks: list[Block]) -> str:
+    """The headline, unless the page says it already."""
+    said = " ".join(plain(block.html.striptags()) for block in blocks)
+    return "" if plain(headline).replace("`", "").rstrip(".").lower() in said.replace("`", "").lower() else headline
 
 
 def _is_last_code(cells: list[Mapping[str, Any]], place: int) -> bool:

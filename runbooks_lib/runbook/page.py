@@ -31,6 +31,7 @@ _PHASES = {
     Phase.UNDOING: ("crossed", "✗", "half taken back"),
     Phase.UNTOUCHED: ("cannot-tell", "·", "not begun"),
 }
+_MOST_SEEN_LINES, _MOST_SEEN_CHARACTERS = 4, 400
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Row:
     sign: str
     word: str
     note: str
+    seen: str
     began: str
     took: str
     bars: tuple[Bar, ...]
@@ -77,11 +79,18 @@ def page(run: str, entries: Sequence[Entry], differences: Sequence[Difference] =
         people=_people(entries),
         approval=_approval(entries),
         counts=_counts(state),
+        said=_said(begin, state),
         rows=[_row(name, titles, state, entries) for titles in [_titles(begin, state)] for name in titles],
         differences=differences,
         lines=[(line, _offset(line.time, first)) for line in story.lines(entries)],
         text=story.text(state, entries),
     )
+
+
+def _said(begin: dict[str, Any], state: RunState) -> str:
+    """What everybody asks afterwards, as a sentence without its full stop; empty when there is no such thing."""
+    said = state.step(begin.get("says", "")).evidence.partition("\n")[0] if state.outcome == "done" else ""
+    return said[:1].upper() + said[1:].rstrip(".")
 
 
 def _titles(begin: dict[str, Any], state: RunState) -> dict[str, str]:
@@ -117,10 +126,19 @@ def _row(name: str, titles: dict[str, str], state: RunState, entries: Sequence[E
         sign,
         word,
         note,
+        _first(step.evidence) if step.phase in (Phase.DONE, Phase.UNDONE) else "",
         _offset(mine[0].time, first) if mine else "",
         duration(spent) if changes else "",
         tuple(bars),
     )
+
+
+def _first(evidence: str) -> str:
+    """The beginning of what was seen at the end of a step; all of it stands in the timeline."""
+    lines = evidence.split("\n")
+    told = "\n".join(lines[:_MOST_SEEN_LINES])
+    cut = len(lines) > _MOST_SEEN_LINES or len(told) > _MOST_SEEN_CHARACTERS
+    return told[:_MOST_SEEN_CHARACTERS] + (" …" if cut else "")
 
 
 def _end(change: Entry, mine: Sequence[Entry]) -> datetime:

@@ -90,7 +90,12 @@ def target(runbook: Runbook, host: Host, given: Mapping[str, Any]) -> Target:
             next="parameters stand in the journal: give a reference (env:NAME, file:/path) instead",
         )
     if why := runbook.refuses(values):
-        raise UsageError(why, where=runbook.name, true_now="nothing was run", next="give it with -p NAME=VALUE")
+        raise UsageError(
+            why,
+            where=runbook.name,
+            true_now="nothing was run",
+            next="set it in the cell of parameters, or give it with -p NAME=VALUE",
+        )
     return Target(runbook, host, values, identify(host, runbook.touches(values)))
 
 
@@ -477,6 +482,7 @@ def begin(target: Target, options: Options, plan: Plan) -> Run:
             runbook=target.runbook.name,
             version=target.runbook.version,
             title=target.runbook.title,
+            says=target.runbook.says,
             titles={step.name: step.title for step in target.runbook.steps},
             parameters=target.parameters,
             identity=target.identity.as_data(),

@@ -44,6 +44,23 @@ class Session:
         """Nothing can be changed: no host, or neither a person nor an approval."""
         return self._aim is None or not (self._options.operator.present or self._options.approve)
 
+    @property
+    def headline(self) -> str:
+        """One line for a list of reports: how far the work is, or what the plan says."""
+        if self._aim is None:
+            return f"{PLAN_ONLY}; no host is chosen"
+        if self.plan_only:
+            with self._interruptible():
+                self._plan = self._plan or self._aim.plan()
+            return words.plan_headline(self._aim.runbook, self._plan)
+        found = runs.latest(self._options.runs, self._aim.key)
+        return words.headline(self._aim.runbook, self._aim.host.name, found[1] if found else None)
+
+    @property
+    def blocked(self) -> bool:
+        """The plan that was shown cannot be run."""
+        return self._plan is not None and bool(self._plan.blocked)
+
     def plan(self) -> None:
         """Show what would happen, and the digest that approves it."""
         if self._aim is None:
@@ -54,9 +71,11 @@ class Session:
         with self._interruptible():
             self._plan = self._aim.plan()
         runs.keep_plan(self._options.runs, self._plan)
-        self._say(words.plan_text(self._plan))
+        # Each step's commands are shown where its cell runs.
+        self._say(words.plan_text(self._plan, brief=True))
         if self.plan_only:
-            self._say(f"{PLAN_ONLY}. To run it, approve the digest, or open this notebook in JupyterLab.")
+            how = "To run it: again with `approve` set to this digest; or in JupyterLab, where each step is asked for."
+            self._say(f"{PLAN_ONLY}. {'Mend that, then plan again.' if self._plan.blocked else how}")
         return None
 
     def step(self, name: str) -> None:

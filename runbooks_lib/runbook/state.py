@@ -29,7 +29,8 @@ class Phase(StrEnum):
 @dataclass(frozen=True)
 class StepState:
     """One step's part of a run. `open_changes` were announced, and nothing says yet what became of them; `jobs` are
-    those that run detached, `as_root` those whose record on the host is root's."""
+    those that run detached, `as_root` those whose record on the host is root's. `evidence` is what was seen when it was
+    done, or undone."""
 
     phase: Phase = Phase.UNTOUCHED
     before: Mapping[str, Any] = field(default_factory=dict)
@@ -41,6 +42,7 @@ class StepState:
     jobs: tuple[str, ...] = ()
     as_root: frozenset[str] = frozenset()
     note: str = ""
+    evidence: str = ""
 
     @property
     def settled(self) -> bool:
@@ -158,13 +160,20 @@ def _step_after(step: StepState, entry: Entry) -> StepState:
             return replace(step, phase=Phase.BEGUN if step.changed else Phase.UNTOUCHED)
         case "done":
             before = data.get("before", step.before)
-            return replace(step, phase=Phase.DONE, before=before, outputs=data["outputs"], note=data["how"])
+            return replace(
+                step,
+                phase=Phase.DONE,
+                before=before,
+                outputs=data["outputs"],
+                note=data["how"],
+                evidence=data.get("evidence", ""),
+            )
         case "skipped":
             return replace(step, phase=Phase.SKIPPED, note=data["reason"])
         case "undoing":
             return replace(step, phase=Phase.UNDOING)
         case "undone":
-            return replace(step, phase=Phase.UNDONE, note=data["how"])
+            return replace(step, phase=Phase.UNDONE, note=data["how"], evidence=data.get("evidence", ""))
         case "failed" | "cannot tell":
             return replace(step, note=data.get("why", ""))
     return step

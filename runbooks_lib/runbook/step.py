@@ -142,7 +142,8 @@ class Runbook:
     filesystems belong to the identity under which a plan is approved: paths that stay on their filesystem whatever the
     steps do (the target's mount point, not the directory that is moved), or a resume would find another host.
     `refuses` says why parameters that are each
-    right make no sense together; empty when they do. `notebook` is its notebook's path under `notebooks/`."""
+    right make no sense together; empty when they do. `notebook` is its notebook's path under `notebooks/`. `says` names
+    the step whose evidence begins with what everybody asks afterwards, such as a measured downtime."""
 
     name: str
     version: str
@@ -156,6 +157,7 @@ class Runbook:
     touches: Callable[[Mapping[str, Any]], Sequence[str]] = lambda _parameters: ()
     refuses: Callable[[Mapping[str, Any]], str] = lambda _parameters: ""
     notebook: str = ""
+    says: str = ""
 
     def step(self, name: str) -> Step:
         """The step of this name. KeyError when there is none."""

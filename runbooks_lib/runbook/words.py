@@ -77,6 +77,28 @@ def state_text(runbook: Runbook | None, state: RunState) -> str:
     return "\n".join(lines)
 
 
+def headline(runbook: Runbook, host: str, state: RunState | None) -> str:
+    """How far a run is, in one line: `Done on db-1: move a database; writes stood still for 430 ms`."""
+    if state is None:
+        return f"Not begun on {host}: {_small(runbook.title)}"
+    far = {"done": "Done", "undone": "Taken back", "open": "Not finished"}.get(state.outcome, state.outcome)
+    said = state.step(runbook.says).evidence.partition("\n")[0] if state.outcome == "done" else state.last_words
+    return f"{far} on {host}: {_small(runbook.title)}" + (f"; {said}" if said else "")
+
+
+def plan_headline(runbook: Runbook, plan: Plan) -> str:
+    """What a plan says, in one line: `PLAN ONLY on db-1: move a database; 6 steps would run`."""
+    if plan.blocked:
+        first = plan.blocked[0]
+        said = f"blocked at `{first.name}`: {first.because.partition(chr(10))[0]}"
+    elif plan.nothing_to_do:
+        said = "nothing to do, every step is already so"
+    else:
+        count = sum(step.verdict is Verdict.WOULD_RUN for step in plan.steps)
+        said = f"{count} step{'s' if count != 1 else ''} would run"
+    return f"PLAN ONLY on {plan.identity.host}: {_small(runbook.title)}; {said}"
+
+
 def how_to_go_on(run: str, *, runs_on: bool = False) -> str:
     """The ways out of an unfinished run, one a line; `runs_on`: something of it still runs."""
     run = short(run)
@@ -127,3 +149,8 @@ def progress(done: float, total: float, per_second: float, unit: str = "") -> st
 
 def _indented(text: str, by: str = "  ") -> str:
     return "\n".join(by + line for line in text.rstrip("\n").split("\n"))
+
+
+def _small(title: str) -> str:
+    """A title inside of a sentence."""
+    return title[:1].lower() + title[1:]

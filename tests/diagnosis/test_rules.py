@@ -344,7 +344,7 @@ def below(name: str) -> Deviation:
 def test_less_than_usual_while_work_waits_is_said_in_that_sentence(quiet: Scene) -> None:
     found = only(with_(quiet, services=service(600), deviations=(below("cpu"), below("network in"))))
     assert found.rule == "blocked-resource"
-    assert found.cause.startswith("CPU in use and network, received are far below their usual level while work waits")
+    assert found.cause.startswith("CPU in use and network received are far below their usual level while work waits")
     assert found.cause.endswith("something blocks it")
 
 

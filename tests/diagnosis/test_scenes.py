@@ -7,6 +7,7 @@ file.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from benchmarks.triage import kept
 from benchmarks.triage.__main__ import CAUSES, Case
 from runbooks_lib import config as inventory
 from runbooks_lib.diagnosis.diagnosis import diagnose
+from runbooks_lib.facts.fact import Fact, State
 from runbooks_lib.training.lab import faults
 
 SCENES = sorted((Path(__file__).parent / "scenes").glob("*.json"))
@@ -36,3 +38,13 @@ def test_there_is_a_scene_of_every_fault_and_of_the_healthy_machine() -> None:
     # A machine whose power is cut answers nothing, as one whose cable is pulled; that it came back is tested in
     # test_rules.
     assert seen >= {(), *((name,) for name in CAUSES if name != "power-cut")}
+
+
+def test_a_database_that_is_too_slow_to_answer_is_still_named_where_its_move_is_proposed(tmp_path: Path) -> None:
+    file = tmp_path / "runbooks.toml"
+    file.write_text('[hosts.kept]\n[hosts.kept.partitions."/srv/db"]\ndatabase = true\n')
+    _, _, scene = kept.load(Path(__file__).parent / "scenes/slow-disk.json", inventory.load(file))
+    mute = replace(scene.deeper, postgres_details=Fact(State.TIMED_OUT, None, "slow did not end within 45 s"))
+    first = diagnose(replace(scene, deeper=mute)).findings[0]
+    assert first.mend is not None
+    assert first.mend.parameters == {"host": "kept", "directory": "/srv/db/postgresql/15/main"}

@@ -127,6 +127,11 @@ def test_prose_and_outputs_are_shown_in_order_and_code_is_a_click_away() -> None
     assert "days = 3" in html
 
 
+def test_the_headline_stands_at_the_top_unless_the_page_says_it_already() -> None:
+    assert '<p class="lede">Nobody is needed</p>' in rendered(code("report()", output(plain="a table")))
+    assert 'class="lede"' not in rendered(code("report()", output(html="<p>Nobody is <b>needed</b>.</p>")))
+
+
 def test_a_page_is_whole_in_itself_and_says_so_to_the_browser() -> None:
     html = rendered(code("x", output(png=PIXEL, about={"image/png": {"alt": "a pixel", "width": 300}})))
     assert "default-src 'none'" in html

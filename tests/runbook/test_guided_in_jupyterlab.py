@@ -163,7 +163,9 @@ def test_run_all_waits_for_each_name_and_the_evidence_is_kept(
     assert (directory / evidence.TIMELINE).is_file()
     kept = nbformat.read(directory / executed.NAME, as_version=4)
     assert "**When not to run it.**" in kept.cells[0].source
-    assert "Done. The evidence is in" in kept.cells[-2].outputs[-1].text
+    told, headline = kept.cells[-2].outputs
+    assert "Done. The evidence is in" in told.text
+    assert headline.data["text/plain"].startswith("● Done on ")
 
 
 def test_papermill_beside_jupyterlab_changes_nothing_a_second_time(

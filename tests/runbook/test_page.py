@@ -42,6 +42,7 @@ def test_the_evidence_of_a_run_that_failed_and_was_finished(bench: Bench) -> Non
     text = (directory / evidence.TIMELINE).read_text()
     assert "done</span></h1>" in text
     assert "2 of 2 steps changed something" in text
+    assert '<tr class="seen"><td colspan="5"><small>two holds it</small>' in text
     assert not re.search(r"<script|src=|href=\"(?!journal|plan|facts|difference)", text)
     assert set(json.loads((directory / evidence.DIFFERENCE).read_text())) == {"differences"}
     kept_facts = json.loads((directory / evidence.AFTER).read_text())

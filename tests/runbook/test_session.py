@@ -17,6 +17,7 @@ from runbooks_lib.runbook import journal, runs
 from runbooks_lib.runbook.places import Places
 from runbooks_lib.runbook.run import Options, Refused, Stopped
 from runbooks_lib.runbook.session import Session, session_on
+from runbooks_lib.runbook.step import Check, Runbook
 from runbooks_lib.training.practice_host import PracticeHost
 from tests.runbook.bench import Bench
 from tests.runbook.operators import Scripted
@@ -114,6 +115,32 @@ def test_undo_and_cancel_begin_no_run(bench: Bench) -> None:
     assert "There is nothing to take back" in operator.said[-2]
     assert "Nothing of it is running" in operator.said[-1]
     assert len(runs.directories(bench.runs)) == 1
+
+
+def test_the_headline_says_in_one_line_how_far_the_work_is(bench: Bench) -> None:
+    def now(*answers: str, book: Runbook = BOOK, **changes: object) -> Session:
+        options = replace(Options(bench.runs, bench.places, Scripted(answers)), **changes)  # type: ignore[arg-type]
+        return session_on(replace(book, says="two"), bench.host, bench.parameters, options)
+
+    nobody = Scripted(present=False)
+    title = BOOK.title[:1].lower() + BOOK.title[1:]
+    assert Session(None, Options(bench.runs)).headline == "PLAN ONLY: nothing is changed; no host is chosen"
+    planned = now(operator=nobody)
+    assert planned.headline == f"PLAN ONLY on {bench.host.name}: {title}; 2 steps would run"
+    assert not planned.blocked
+    shut = replace(BOOK, steps=(replace(BOOK.steps[0], prechecks=(Check("it may", lambda _: "no 'not today'"),)),))
+    blocked = now(book=shut, operator=nobody)
+    assert blocked.headline.endswith("blocked at `one`: it may? no: not today")
+    assert blocked.blocked
+    work = now("one", "stop", "two")
+    work.step("one")
+    with pytest.raises(Stopped):
+        work.step("two")
+    assert work.headline == f"Not finished on {bench.host.name}: {title}; stopped: you said stop"
+    work = now("two")
+    work.step("two")
+    work.finish()
+    assert work.headline == f"Done on {bench.host.name}: {title}; two holds it"
 
 
 OPERATOR = """

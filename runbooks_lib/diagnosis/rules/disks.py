@@ -146,7 +146,10 @@ def _finding(
     mounts = scene.mounts_on(disk)
     mend = None
     if set(mounts) & scene.database_mounts():
-        lie = [each.data_directory for each in scene.deeper.postgres_details.value or () if each.data_directory]
+        # A server that is too slow to answer still names its directory on its command line.
+        servers = (scene.snapshot.postgres.value or ()) if scene.snapshot else ()
+        asked = [*(scene.deeper.postgres_details.value or ()), *servers]
+        lie = [each.data_directory for each in asked if each.data_directory]
         mend = Mend(
             "incident/relocate-database.ipynb",
             {"host": scene.host, "directory": lie[0]} if lie else {"host": scene.host},

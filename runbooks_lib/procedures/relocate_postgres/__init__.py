@@ -90,4 +90,5 @@ RUNBOOK = Runbook(
     refuses=_refuses,
     touches=lambda parameters: (str(parameters["target"]),),
     notebook="incident/relocate-database.ipynb",
+    says="switch",
 )  # fmt: skip

@@ -160,6 +160,25 @@ class Relief:
         """Every way with what it buys, what is not offered and why, and what is never done."""
         return self.found.table()
 
+    @property
+    def headline(self) -> str:
+        """One line for a list of reports: how far the chosen way is, or what is offered."""
+        if self._session is not None:
+            return self._session.headline
+        where = f"{self.found.seen.mountpoint} on {self.found.seen.host}"
+        offered = [way.name for way in self.found.ways if way.offered]
+        if not offered:
+            return f"{PLAN_ONLY}; no way to more space on {where} is offered"
+        best = self.found.enough[0].name if self.found.enough else offered[0]
+        return f"{PLAN_ONLY}; {len(offered)} ways to more space on {where} are offered, {best} first; none is chosen"
+
+    @property
+    def blocked(self) -> bool:
+        """The chosen way's plan cannot be run, or none gives what is wanted."""
+        if self._session is not None:
+            return self._session.blocked
+        return bool(self.found.wanted_bytes and not self.found.enough)
+
     def plan(self) -> None:
         """Show what the chosen way would run, and its digest."""
         if self._left:
@@ -215,6 +234,9 @@ class Relief:
 
 class NoHost:
     """What the notebook's cells call as long as no host is chosen: they only say so."""
+
+    headline = f"{PLAN_ONLY}; no host is chosen"
+    blocked = False
 
     def ways(self) -> Table:
         """What is never done: that needs no host."""
@@ -330,7 +352,7 @@ def text(found: Found) -> str:
         lines += [
             f"{name}: {what}",
             f"  gains      {gains}; measured: {measured}",
-            f"  then       {days} to {_percent(found.expected.threshold_ratio)}",
+            f"  then       days to {_percent(found.expected.threshold_ratio)}: {days}",
             f"  safety     {safety}; takes about {seconds}",
             f"  undo       {undo}",
             f"  does it    runbook run {way.runbook} --host {word(found.seen.host)} {_given(way)}",

@@ -36,9 +36,11 @@ class Table:
             "<tr>" + "".join(f"<td>{escape(_line(cell))}</td>" for cell in row) + "</tr>" for row in self.rows
         )
         table = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>" if self.rows else ""
-        before, after = (
-            "".join(f"<p>{escape(_line(text))}</p>" for text in part) for part in (self.before, self.after)
-        )
+        table = f'<div class="table-scroll">{table}</div>' if table else ""
+        before = "".join(f"<p>{escape(_line(text))}</p>" for text in self.before)
+        item = "li" if len(self.after) > 1 else "p"
+        after = "".join(f"<{item}>{escape(_line(text))}</{item}>" for text in self.after)
+        after = f'<ul class="unsaid">{after}</ul>' if item == "li" else after
         return {"text/html": f"{before}{table}{after}", "text/plain": str(self)}
 
 
