@@ -170,15 +170,10 @@ def _end(root: Path) -> None:
             continue
         if inside:
             os.kill(int(process.name), signal.SIGKILL)
-    for bound in (root / "old").glob("*"):  # a bind mount
-        if os.path.ismount(bound):
-            subprocess.run(["umount", str(bound)], check=False)
-    for name in PARTITIONS:
-        for _ in range(50):
-            if (
-                not os.path.ismount(root / name)
-                or not subprocess.run(["umount", str(root / name)], check=False).returncode
-            ):
+    places = [*(root / "old").glob("*"), *(root / name for name in PARTITIONS)]  # a bind mount comes first
+    for place in places:
+        for _ in range(100):
+            if not os.path.ismount(place) or not subprocess.run(["umount", str(place)], check=False).returncode:
                 break
             time.sleep(0.1)
     shutil.rmtree(root, ignore_errors=True)

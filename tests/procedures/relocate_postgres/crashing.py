@@ -1,8 +1,9 @@
 """A move that is cut off where it is told to be, by an operator that is a process of its own.
 
-`at` says where: `["inside", 7, "group"]` at the seventh tool that the move's commands call (`group` kills the command,
-`power` restarts the machine without a warning); `["command", 12, "before", "kill"]` at the twelfth script that the
-operator sends, by killing the operator, or by cutting its connection (`cut`).
+`at` says where: `["inside", 7, "group"]` at the seventh place beside a tool that the move's commands call (`group`
+kills the command, `power` restarts the machine without a warning), or by a pattern, `["inside", "after?mv*", "group"]`;
+`["command", 12, "before", "kill"]` at the twelfth script that the operator sends, by killing the operator, or by
+cutting its connection (`cut`).
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from runbooks_lib.runbook.places import Places
 from runbooks_lib.runbook.quoting import word
 from runbooks_lib.runbook.resume import Finished, carry_out, open_run, prove, resume
 from runbooks_lib.runbook.run import Options, target
+from runbooks_lib.runbook.state import Phase
 from runbooks_lib.runbook.step import Command, Known, Runbook, Step, Undo
 from runbooks_lib.runbook.undo import undo, undo_digest
 from tests.runbook.operators import Scripted
@@ -40,12 +42,16 @@ ROOT = Path(__file__).parents[3]
 TOOLS = ("mv", "ln", "sync", "rm", "kill", "systemctl")
 # The place is read from a file and not written into the text: a resumed run must find the commands that were approved.
 HOOK = """_place() {{ {{ read -r _at _how <{case} && read -r _n <{count}; }} 2>/dev/null || return 0
-_n=$((_n+1)); echo $_n >{count}; [ $_n = "$_at" ] || return 0
+_n=$((_n+1)); echo $_n >{count}
+case "$_n:$*" in "$_at":* | *:$_at) ;; *) return 0;; esac
 case $_how in
   group) command kill -9 0;;
   power) echo 1 >/proc/sys/kernel/sysrq; echo b >/proc/sysrq-trigger; sleep 60;;
 esac; }}
-""" + "".join(f'{tool}() {{{{ _place; command {tool} "$@"; set -- $?; _place; return $1; }}}}\n' for tool in TOOLS)
+""" + "".join(
+    f'{tool}() {{{{ _place before {tool} "$@"; command {tool} "$@"; _x=$?; _place after {tool} "$@"; return $_x; }}}}\n'
+    for tool in TOOLS
+)
 
 
 def hooked(directory: str) -> Runbook:
@@ -141,6 +147,12 @@ class Operator:
     def outcome(self) -> str:
         found = runs.directories(self.kept / "runs")
         return runs.state_of(found[0]).outcome if found else "none"
+
+    def begun(self) -> tuple[str, ...]:
+        """The steps that the last run has begun, in their order."""
+        (found, *_) = runs.directories(self.kept / "runs")
+        state = runs.state_of(found)
+        return tuple(step.name for step in RUNBOOK.steps if state.step(step.name).phase is not Phase.UNTOUCHED)
 
     def commands(self) -> int:
         """How many scripts the last operator sent."""
