@@ -153,7 +153,8 @@ def _finding(
         mend = Mend(
             "incident/relocate-database.ipynb",
             {"host": scene.host, "directory": lie[0]} if lie else {"host": scene.host},
-            "moves the database to another disk of this host, with about a second of downtime",
+            "moves the database to another disk of this host, with about a second of downtime; where to (target) and"
+            " your last backup are for you to name",
         )
     where = f" (it holds {words.listing([words.plain(mount) for mount in mounts], 4)})" if mounts else ""
     return Finding(rule, severity, cause + where, signs, confirm, act, subject=disk, mend=mend, explains=_WAITING)

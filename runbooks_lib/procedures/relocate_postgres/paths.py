@@ -12,6 +12,9 @@ PATH = re.compile(r"/[^\x00-\x1f\x7f'\"`$%\\]*[^\x00-\x1f\x7f'\"`$%\\/]\Z")
 
 def refuses_paths(parameters: Mapping[str, Any]) -> str:
     """Why `directory`, `target` and `backup` make no sense; empty when they do."""
+    missing = [name for name in ("directory", "target", "backup") if not parameters[name]]
+    if missing:
+        return f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not set"
     for name in ("directory", "target"):
         path = str(parameters[name])
         if not PATH.match(path) or "//" in path or {".", ".."} & set(path.split("/")):

@@ -122,6 +122,7 @@ def test_what_a_person_must_know_is_said() -> None:
         ({"target": "/srv/a\nb"}, "without quotes"),
         ({"target": "/srv/db/it is/main"}, "are the same"),
         ({"backup": " "}, "backup must say"),
+        ({"target": "", "backup": ""}, "target and backup are not set"),
         ({"tables": ["builds"]}, "not of the form"),
         ({"tablespaces": ["fast"]}, "not of the form NAME=/new/directory"),
         ({"tablespaces": ["fast=/a", "fast=/b"]}, "fast is named twice"),
