@@ -166,8 +166,9 @@ def _counts(state: RunState) -> str:
     """`2 steps changed something, 1 was so already.`"""
     phases = [state.step(each["step"]) for each in state.promised.get("steps", [])]
     changed = sum(step.phase is Phase.DONE and step.note != "already so" for step in phases)
+    already = sum(step.phase is Phase.DONE and step.note == "already so" for step in phases)
     others = {
-        "was so already": sum(step.phase is Phase.DONE and step.note == "already so" for step in phases),
+        f"{'was' if already == 1 else 'were'} so already": already,
         "skipped": sum(step.phase is Phase.SKIPPED for step in phases),
         "taken back": sum(step.phase is Phase.UNDONE for step in phases),
         "half done": len(state.half_done),
