@@ -224,6 +224,7 @@ STEPS = (
             prechecks.FREE_PLACE,
             Check("there is room", _room, root=True),
             prechecks.LABELS,
+            prechecks.SANDBOX,
             prechecks.MENTIONED,
         ),
         commands=_commands(_COPY, "the target"),

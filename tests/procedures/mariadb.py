@@ -129,6 +129,10 @@ class Writers:
         told = {(client, number) for client, number, _ in self.acknowledged}
         return told - there, there - told - self.unknown
 
+    def _client(self, line: list[str]) -> subprocess.Popen[str]:
+        pipe = subprocess.PIPE
+        return subprocess.Popen(line, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True)
+
     def _work(self, client: int) -> None:
         line = [
             "mariadb",
@@ -143,23 +147,21 @@ class Writers:
         ]
         number = 0
         while not self._stop.is_set():
-            with subprocess.Popen(
-                line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-            ) as session:
+            # A client that has gone is met when its pipe is written, and again when it is closed.
+            with suppress(BrokenPipeError), self._client(line) as session:
                 assert session.stdin
                 assert session.stdout
-                with suppress(BrokenPipeError):
-                    while not self._stop.is_set():
-                        number += 1
-                        self.unknown.add((client, number))
-                        insert = f"insert into app.acknowledged values ({client}, {number});"  # noqa: S608
-                        session.stdin.write(f"{insert}\nselect {number};\n")
-                        session.stdin.flush()
-                        if session.stdout.readline().strip() != str(number):
-                            break
-                        self.unknown.discard((client, number))
-                        self.acknowledged.append((client, number, time.monotonic()))
-                        time.sleep(0.02)
+                while not self._stop.is_set():
+                    number += 1
+                    self.unknown.add((client, number))
+                    insert = f"insert into app.acknowledged values ({client}, {number});"  # noqa: S608
+                    session.stdin.write(f"{insert}\nselect {number};\n")
+                    session.stdin.flush()
+                    if session.stdout.readline().strip() != str(number):
+                        break
+                    self.unknown.discard((client, number))
+                    self.acknowledged.append((client, number, time.monotonic()))
+                    time.sleep(0.02)
                 session.kill()
             time.sleep(0.05)
 

@@ -211,6 +211,27 @@ yes "it is started by ${UNIT:-hand}"
 """
 
 
+# systemd.exec(5), "Sandboxing": what a unit may not see or write. Met after the switch it would be met too late.
+_SANDBOX = """[ -n "$UNIT" ] || yes "no unit confines it"
+show() { systemctl show -p "$1" --value "$UNIT" 2>/dev/null; }
+home=$(show ProtectHome) system=$(show ProtectSystem) tmp=$(show PrivateTmp) write=$(show ReadWritePaths)
+closed="$(show ReadOnlyPaths) $(show InaccessiblePaths)"
+seen() { # x x DIRECTORY
+  case $3/ in
+    /home/*|/root/*|/run/user/*) case $home in ''|no) ;; *) no "$UNIT has ProtectHome=$home: it cannot use $3";; esac;;
+    /tmp/*|/var/tmp/*) [ "$tmp" != yes ] || no "$UNIT has PrivateTmp=yes: it sees no $3";;
+    /usr/*|/boot/*|/efi/*|/etc/*) case $system in ''|no) ;; *) no "$UNIT has ProtectSystem=$system: it cannot write $3";; esac;;
+  esac
+  for each in $closed; do
+    each=${each#-}; case $3/ in "$each"/*) no "$UNIT may not write below $each: ReadOnlyPaths, InaccessiblePaths";; esac
+  done
+  [ "$system" = strict ] || return 0
+  for each in $write; do each=${each#-}; case $3/ in "${each%/}"/*) return 0;; esac; done
+  no "$UNIT has ProtectSystem=strict: give it ReadWritePaths=$3 in a drop-in first"
+}
+seen x x "$T" && apart seen
+yes "$UNIT may reach the new places"
+"""  # noqa: E501
 _TARGET_HAS_ROOM = f"""roomy() {{ # x x DIRECTORY
   where=${{3%/*}}/; set -- $(stat -f -c '%a %S' -- "$where"); free=$(($1 * $2))
   [ $free -ge {LEAST_FREE_BYTES} ] || no "$((free / 1000000)) MB are left on the filesystem of $where"
@@ -227,6 +248,7 @@ yes "named in cron jobs, units and logrotate: ${found:-nowhere}; the old path st
 APART = _check("the target is fit, on another filesystem", _FIT + _APART)
 FREE_PLACE = _check("the target's place is free", _FREE_PLACE)
 LABELS = _check("nothing confines the server to the old path", lambda _: labels.check())
+SANDBOX = _check("the unit may reach the new place", _SANDBOX)
 MENTIONED = _check("what names the old path is known", _MENTIONED)
 TARGET_HAS_ROOM = _check("the target has room", _TARGET_HAS_ROOM)
 
@@ -243,5 +265,6 @@ PRECHECKS = (
     _check("no transaction is very old", lambda _: f"LONGEST={LONGEST_TRANSACTION_SECONDS}\n{_QUIET}"),
     _check("the archiver works", _ARCHIVER),
     LABELS,
+    SANDBOX,
     MENTIONED,
 )

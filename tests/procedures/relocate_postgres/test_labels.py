@@ -1,5 +1,5 @@
-"""SELinux and AppArmor. Neither is on where these tests run: SELinux's tools are stand-ins that keep what they were
-told, and AppArmor is a real profile's text with the kernel's answer for a process written down."""
+"""SELinux, AppArmor, and a unit's sandbox. Neither of the first two is on where these tests run: SELinux's tools are
+stand-ins that keep what they were told, AppArmor is a real profile's text with the kernel's answer written down."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from runbooks_lib.hosts.local import LocalHost
-from runbooks_lib.procedures.relocate_postgres import labels
+from runbooks_lib.procedures.relocate_postgres import labels, prechecks
 from runbooks_lib.runbook.check import Answer, ask
 from runbooks_lib.runbook.quoting import word
 from runbooks_lib.runbook.step import Check, Known
@@ -122,3 +122,34 @@ def test_a_profile_that_lacks_the_new_places_is_told_with_the_lines_that_mend_it
 
 def test_a_profile_in_no_file_cannot_be_told(apparmor: Path) -> None:
     assert asked(apparmor, "snap.db.daemon (enforce)\n")[0] is Answer.CANNOT_TELL
+
+
+# -- a unit's sandbox --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("unit", "target", "said"),
+    [
+        ({}, "/home/db", ""),
+        ({"ProtectHome": "yes"}, "/srv/new", ""),
+        ({"ProtectHome": "read-only"}, "/home/db", "ProtectHome=read-only: it cannot use /home/db"),
+        ({"PrivateTmp": "yes"}, "/var/tmp/db", "PrivateTmp=yes: it sees no /var/tmp/db"),
+        ({"ProtectSystem": "full"}, "/usr/local/db", "ProtectSystem=full: it cannot write /usr/local/db"),
+        ({"ProtectSystem": "full"}, "/srv/new", ""),
+        ({"ProtectSystem": "strict"}, "/srv/new", "give it ReadWritePaths=/srv/new in a drop-in first"),
+        ({"ProtectSystem": "strict", "ReadWritePaths": "/var/lib/mysql -/srv"}, "/srv/new", ""),
+        ({"InaccessiblePaths": "/mnt -/srv"}, "/srv/new", "may not write below /srv"),
+    ],
+)
+def test_a_unit_s_sandbox_is_seen_before_the_move(
+    unit: dict[str, str], target: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`systemctl show` is a stand-in: as systemd.exec(5) names the settings, and as systemd 252 prints them."""
+    cases = "\n".join(f"  {name}) echo {word(value)};;" for name, value in unit.items())
+    (tmp_path / "systemctl").write_text(f'#!/bin/sh\ncase "$3" in\n{cases}\n  *) echo;;\nesac\n')
+    (tmp_path / "systemctl").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    names = f"T={target}; UNIT=x.service; apart() {{ :; }}\n"
+    observed = ask(LocalHost(), Check("x", lambda _: names + prechecks._SANDBOX), Known({}))
+    assert observed.answer is (Answer.NO if said else Answer.YES), observed
+    assert said in observed.evidence
