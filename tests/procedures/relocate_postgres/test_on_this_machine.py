@@ -160,12 +160,16 @@ def test_after_the_first_write_at_the_new_place_undo_refuses(cluster: Here) -> N
     assert cluster.sql("select pg_is_in_recovery()") == "f"
 
 
-@pytest.mark.parametrize("way", ["symlink", "bind"])
+@pytest.mark.parametrize("way", ["symlink", "bind", "data_directory"])
 def test_a_switch_that_was_cut_off_before_the_start_is_taken_back_or_carried_on(way: str) -> None:
     with here(1) as cluster:
         (cluster.root / "place").mkdir()
         (cluster.root / "place").chmod(0o1777)
         mark, to = cluster.root / "cut", cluster.free("moved")
+        conf = cluster.root / "conf/postgresql.conf"
+        if way == "data_directory":
+            cluster.configured_in(conf.parent, debian=True)
+        before = conf.read_text() if conf.exists() else ""
         runbook = cut_before_the_start(mark)
         aim = replace(aimed(cluster, place_by=way), runbook=runbook)
         for ending in ("taken back", "carried on"):
@@ -186,6 +190,7 @@ def test_a_switch_that_was_cut_off_before_the_start_is_taken_back_or_carried_on(
                 assert not os.path.ismount(cluster.directory)
                 assert not to.exists()
                 assert (cluster.root / "fstab").read_text() == "# none\n"
+                assert not before or conf.read_text() == before
                 continue
             found = runs.directories(cluster.root / "runs")[0]
             operator = Options(cluster.root / "runs", places(cluster), Scripted([aim.host.name]))
@@ -194,6 +199,11 @@ def test_a_switch_that_was_cut_off_before_the_start_is_taken_back_or_carried_on(
                 again.do(step)
             again.finish("done")
             again.close()
+            if way == "data_directory":
+                assert conf.read_text() == f"{before}data_directory = '{to}'\n"
+                assert not cluster.directory.exists()
+                assert cluster.lies() == str(to)
+                continue
             assert (cluster.directory / "PG_VERSION").samefile(to / "PG_VERSION")
             assert os.path.ismount(cluster.directory) == (way == "bind")
             assert cluster.sql("select pg_is_in_recovery()") == "f"
