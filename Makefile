@@ -2,7 +2,7 @@
 PYTHON ?=
 BIN = .venv/bin
 
-.PHONY: help setup demo test lab-test vm-test crash-matrix check format docs bench bench-forecast lock clean
+.PHONY: help setup demo test lab-test vm-test story-test guided-test crash-matrix check format docs bench bench-forecast lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' Makefile | expand -t 20
@@ -27,6 +27,12 @@ vm-test: setup ## of these, only the tests on practice machines
 	@$(BIN)/runbook lab-host prepare
 	@$(BIN)/python -m pytest -q -m vm --durations=20 || { echo "Once more, those that failed:"; \
 	  $(BIN)/python -m pytest -q -m vm --last-failed --last-failed-no-failures none; }
+
+story-test: setup ## the founding story on one practice machine, headless, from a crawling service to the moved database
+	@RUNBOOKS_STORY=1 $(BIN)/python -m pytest -q -s -m vm tests/procedures/test_the_story.py
+
+guided-test: setup ## the incident's notebooks in JupyterLab, question by question; pictures: make guided-test PICTURES=dir
+	@RUNBOOKS_GUIDED=1 RUNBOOKS_SCREENSHOTS=$(PICTURES) $(BIN)/python -m pytest -q -m vm tests/browser/test_incident_in_browser.py
 
 crash-matrix: setup ## every place where a run can be cut off, of the engine and of the relocation: hours (root, qemu)
 	@RUNBOOKS_MATRIX_EVERY=1 RUNBOOKS_RELOCATE_CASES=0 $(BIN)/python -m pytest -q -s --timeout 86400 \

@@ -44,8 +44,11 @@ class TriageReport:
         # Imported here: matplotlib costs half a second, in which the findings are read already.
         from runbooks_lib.reports.triage_chart import draw
 
-        if self.told is None or not self.told.scene.deviations:
-            display(disk_page.paragraph(_NO_HOST if self.told is None else "Nothing was measured."))  # type: ignore[no-untyped-call]
+        why = _NO_HOST if self.told is None else ""
+        if self.told is not None and not self.told.scene.baseline.pasts:
+            why = f"{telling.baseline_words(self.told)} So there is nothing to draw: the figures stand in the table."
+        if self.told is None or why:
+            display(disk_page.paragraph(why))  # type: ignore[no-untyped-call]
             return
         chart = draw(self.told.scene.deviations, self.told.scene.baseline, now=self.told.time)
         display(  # type: ignore[no-untyped-call]

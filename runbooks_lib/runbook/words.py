@@ -54,7 +54,7 @@ def before_change_text(step: Step, part: StepPlan, host: str, *, behind: str = "
     lines += commands_text("Runs", part.commands)
     lines += commands_text("undo would run", part.undo)
     lines += ["", f"Host: {host}", f"Why: {step.why}"]
-    lines += [f"Now: {observed.check}? {observed.words}" for observed in part.observations]
+    lines += [f"Now: {observed.check}? {observed.words}".replace("\n", "\n     ") for observed in part.observations]
     lines += [f"Affects: {command.affects}" for command in part.commands]
     lines.append(f"Takes: at most {duration(step.deadline_seconds)}, then it is ended")
     lines.append(f"Undo: {part.undo_words.removeprefix('undo ')}")
@@ -126,7 +126,7 @@ def duration(seconds: float) -> str:
         return f"{whole} s"
     if whole < 7200:
         return f"{whole // 60} min" + (f" {whole % 60} s" if whole % 60 and whole < 600 else "")
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{whole // 3600} h" + (f" {whole % 3600 // 60} min" if whole % 3600 >= 60 else "")
 
 
 def progress(done: float, total: float, per_second: float, unit: str = "") -> str:

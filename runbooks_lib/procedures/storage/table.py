@@ -11,6 +11,8 @@ from markupsafe import escape
 from runbooks_lib.runbook.quoting import shown
 from runbooks_lib.secrets import redact
 
+_LEFT = 'style="text-align: left"'  # JupyterLab would set words to the right
+
 
 @dataclass(frozen=True)
 class Table:
@@ -31,9 +33,9 @@ class Table:
         return "\n".join([*map(_line, self.before), *table, *map(_line, self.after)])
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:  # noqa: ARG002
-        head = "".join(f"<th>{escape(_line(cell))}</th>" for cell in self.header)
+        head = "".join(f"<th {_LEFT}>{escape(_line(cell))}</th>" for cell in self.header)
         rows = "".join(
-            "<tr>" + "".join(f"<td>{escape(_line(cell))}</td>" for cell in row) + "</tr>" for row in self.rows
+            "<tr>" + "".join(f"<td {_LEFT}>{escape(_line(cell))}</td>" for cell in row) + "</tr>" for row in self.rows
         )
         table = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>" if self.rows else ""
         table = f'<div class="table-scroll">{table}</div>' if table else ""

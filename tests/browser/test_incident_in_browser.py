@@ -1,0 +1,123 @@
+"""The incident's notebooks as a person in JupyterLab goes through them, against a practice machine, in a real browser.
+
+Minutes long, so only on demand: make guided-test PICTURES=directory
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+
+from runbooks_lib import jupyter
+from runbooks_lib.runbook import executed, journal, runs
+from runbooks_lib.training.lab.load import Load
+from runbooks_lib.training.lab.machine import Machine
+from tests.browser.lab_page import answer, browser_page, filled_in, finish, keep, run_all, serving, type_in
+
+pytestmark = [
+    pytest.mark.lab,
+    pytest.mark.vm,
+    pytest.mark.timeout(1800),
+    pytest.mark.skipif(os.environ.get("RUNBOOKS_GUIDED") != "1", reason="RUNBOOKS_GUIDED=1 runs it"),
+]
+
+LOOK_SECONDS = 8.0  # a line comes every five
+OLD, NEW = "/srv/db/postgresql/15/main", "/srv/new/pg/main"
+
+
+@pytest.fixture
+def full(machine: Machine) -> Iterator[Machine]:
+    """A machine whose database's disk is nearly full, and another disk that is mounted."""
+    machine.sh(
+        "mkfs.ext4 -q /dev/disk/by-id/virtio-spare && mkdir -p /srv/new && mount /dev/disk/by-id/virtio-spare /srv/new "
+        "&& install -d -o postgres -g postgres /srv/new/pg /srv/db/artifacts\nset -- $(stat -f -c '%a %S' /srv/db)\n"
+        f"fallocate -l $(($1 * $2 - {30 * 2**20})) /srv/db/artifacts/nightly-0815.tar",
+        deadline_seconds=180,
+    )
+    yield machine
+    machine.reset()
+
+
+@pytest.fixture
+def lab(full: Machine, tmp_path: Path) -> Iterator[jupyter.Lab]:
+    """JupyterLab with the incident's notebooks, their parameters filled in."""
+    host = full.name
+    notebooks = tmp_path / "notebooks"
+    notebooks.mkdir()
+    filled_in("triage-slow-service", notebooks, {"host": host})
+    filled_in("relieve-disk-pressure", notebooks, {"host": host, "mountpoint": "/srv/db", "way": "extend-volume"})
+    move = {"directory": OLD, "target": NEW, "backup": "pgbackrest, this morning 04:00", "throttle_mb": 2}
+    filled_in("relocate-database", notebooks, {"host": host, **move, "most_io_pressure": 100})
+    inventory = tmp_path / "runbooks.toml"
+    inventory.write_text(
+        f'outputs = "out"\nssh_config = "{full.ssh_config}"\n'
+        f'[hosts.{host}.services.builds]\nteamcity = "http://127.0.0.1:{full.address("http")[1]}"\n'
+        f'[hosts.{host}.partitions."/srv/db"]\ndatabase = true\n'
+    )
+    with serving(tmp_path, notebooks, inventory) as started:
+        yield started
+
+
+def at(page: Any, text: str) -> None:
+    """Where a person would have scrolled to."""
+    page.get_by_text(text).last.scroll_into_view_if_needed()
+
+
+def test_triage_relieve_and_relocate_guided_by_their_questions(lab: jupyter.Lab, full: Machine, tmp_path: Path) -> None:
+    with (
+        browser_page() as page,
+        Load([full.address("postgres")], clients=4, commits_per_second=40, timeout_seconds=60) as load,
+    ):
+        load.wait_acknowledged(20, seconds=120)
+        run_all(page, lab, "triage-slow-service")
+        finish(page)
+        page.evaluate("document.querySelector('.triage-findings').scrollIntoView()")
+        keep(page, "guided-triage", tmp_path)
+        assert "is nearly full" in page.locator(".triage-findings").inner_text()
+
+        run_all(page, lab, "relieve-disk-pressure")
+        page.get_by_text("(extend) to go on").last.wait_for()
+        keep(page, "guided-relieve-question", tmp_path)
+        answer(page, "extend")
+        answer(page, full.name)  # a filesystem is not made smaller again: no return
+        finish(page)
+        at(page, "Before and after")
+        keep(page, "guided-relieve-done", tmp_path)
+
+        run_all(page, lab, "relocate-database")
+        page.get_by_text("(copy) to go on").last.wait_for()
+        keep(page, "guided-relocate-question", tmp_path)
+        page.evaluate("document.querySelectorAll('.jp-Cell h2')[0].scrollIntoView()")
+        keep(page, "guided-relocate-plan", tmp_path)
+        answer(page, "copy")
+        page.get_by_text("copy: running").first.wait_for()
+        time.sleep(LOOK_SECONDS)
+        at(page, "A second server on the copy")
+        keep(page, "guided-relocate-copying", tmp_path)
+        for step in ("follow", "lasting"):
+            answer(page, step)
+        page.get_by_text(f"({full.name}) to go on").last.wait_for()
+        page.locator("input.jp-Stdin-input").last.scroll_into_view_if_needed()
+        keep(page, "guided-relocate-no-return", tmp_path)
+        type_in(page, "switch")  # a name, and not the one that is asked for
+        page.get_by_text("is none of these; nothing was run").wait_for()
+        for _ in ("switch", "prove", "tidy"):
+            answer(page, full.name)
+        finish(page)
+        at(page, "Done. The evidence is in")
+        keep(page, "guided-relocate-done", tmp_path)
+        load.wait_acknowledged(20, seconds=120)
+    assert load.verify().ok
+    directory = runs.directories(tmp_path / "out/runs")[0]
+    decisions = [entry for entry in journal.read(directory / journal.NAME).entries if entry.kind == "decision"]
+    assert [entry.data["typed"] for entry in decisions] == ["copy", "follow", "lasting", *[full.name] * 3]
+    kept = nbformat.read(directory / executed.NAME, as_version=4)
+    said = "".join(output.get("text", "") for cell in kept.cells for output in cell.get("outputs", []))
+    assert "writes stood still for" in said
+    assert full.sh(f"readlink -f {OLD}", changes=False).strip() == NEW
