@@ -11,7 +11,16 @@ from runbooks_lib.capacity.sentences import amount
 from runbooks_lib.parameters import Parameter
 from runbooks_lib.procedures.storage import filesystem
 from runbooks_lib.procedures.storage.seen import Seen
-from runbooks_lib.procedures.storage.shell import PATIENT_SECONDS, absolute, on_mount, patient, store_check
+from runbooks_lib.procedures.storage.shell import (
+    PATIENT_SECONDS,
+    READ_STORE,
+    absolute,
+    on_mount,
+    patient,
+    remove_store,
+    store_check,
+    store_removed,
+)
 from runbooks_lib.procedures.storage.way import Safety, Way
 from runbooks_lib.runbook.quoting import bytes_of, text_of, word, words
 from runbooks_lib.runbook.step import Check, Command, Known, Read, Runbook, Step, Undo
@@ -159,7 +168,7 @@ def _uncopy(known: Known) -> list[Command]:
   cmp -s -- "$1" "$2" || { echo "$1 is not what it was: $2 stays" >&2; return 1; }
   rm -f -- "$2"; }
 """
-    text = function + _each(known, "uncopy") + f"rmdir -- {word(known.parameters['store'])} 2>/dev/null || :\n"
+    text = function + _each(known, "uncopy") + remove_store(known)
     return [Command(text, f"the copies in {known.parameters['store']}", root=True)]
 
 
@@ -178,7 +187,7 @@ COPY = Step(
     name="copy",
     title="Copy the named files to another filesystem",
     why="Nothing is removed before it is held, and compared, somewhere else.",
-    reads=(_READ,),
+    reads=(_READ, READ_STORE),
     prechecks=(
         Check("they are plain files that nobody uses", _may, root=True, deadline_seconds=120),
         patient(
@@ -192,7 +201,10 @@ COPY = Step(
         _uncopy,
         patient(
             "there are no copies",
-            lambda known: _all(known, '[ ! -e "$2" ] && [ ! -e "$2.part" ] || no "$2 is there";', "none has a copy"),
+            lambda known: (
+                store_removed(known)
+                + _all(known, '[ ! -e "$2" ] && [ ! -e "$2.part" ] || no "$2 is there";', "none has a copy")
+            ),
         ),
         takes="seconds",
     ),

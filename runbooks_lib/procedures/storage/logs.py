@@ -17,11 +17,14 @@ from runbooks_lib.procedures.storage import filesystem
 from runbooks_lib.procedures.storage.seen import Log, Seen
 from runbooks_lib.procedures.storage.shell import (
     PATIENT_SECONDS,
+    READ_STORE,
     absolute,
     on_mount,
     patient,
+    remove_store,
     same_filesystem,
     store_check,
+    store_removed,
 )
 from runbooks_lib.procedures.storage.way import Safety, Way
 from runbooks_lib.runbook.quoting import text_of, word
@@ -156,14 +159,19 @@ def _uncopy(known: Known) -> list[Command]:
         _place(known)
         + """rm -f -- "$a.part"
 [ ! -e "$a" ] || { same "$a" || { echo "$f does not hold the lines: the copy stays" >&2; exit 1; }; rm -f -- "$a"; }
-rmdir -- "$store" 2>/dev/null || :
 """
+        + remove_store(known)
     )
     return [Command(text, f"the copy in {known.parameters['store']}", root=True)]
 
 
 def _uncopied(known: Known) -> str:
-    return _place(known) + '[ ! -e "$a" ] && [ ! -e "$a.part" ] && yes "there is no copy"\nno "$a is there"\n'
+    return (
+        _place(known)
+        + '[ ! -e "$a" ] && [ ! -e "$a.part" ] || no "$a is there"\n'
+        + store_removed(known)
+        + 'yes "there is no copy"\n'
+    )
 
 
 def _give_back(known: Known) -> list[Command]:
@@ -216,7 +224,7 @@ COPY = Step(
     name="copy",
     title="Copy the log's old lines to another filesystem, compressed",
     why="No line may be lost; and compressing beside the log would need space on the full disk.",
-    reads=(_READ,),
+    reads=(_READ, READ_STORE),
     prechecks=(
         Check("it is a log and belongs to no database", _is_log, root=True, deadline_seconds=600),
         Check(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from importlib.resources import files
 
-from runbooks_lib.runbook.quoting import word
-from runbooks_lib.runbook.step import Check, Known, Text
+from runbooks_lib.runbook.quoting import text_of, word
+from runbooks_lib.runbook.step import Check, Known, Read, Text
 
 LOOK = files(__package__).joinpath("look.sh").read_text(encoding="utf-8")
 PATIENT_SECONDS = 120.0
@@ -60,6 +60,38 @@ room=$(stat -f -c '%a %S' -- "$near") && room=$((${room% *} * ${room#* })) || ca
 yes "$store has room for $room bytes, and at most $need go there"
 """
     )
+
+
+def _store(answer: bytes) -> str:
+    """Whether the store was there before. Raises ValueError."""
+    (said,) = text_of(answer).split()
+    if said not in ("there", "new"):
+        raise ValueError("it is neither there nor new")
+    return said
+
+
+READ_STORE = Read(
+    "store",
+    lambda known: f"if [ -e {word(known.parameters['store'])} ]; then echo there; else echo new; fi\n",
+    _store,
+    root=True,
+    deadline_seconds=PATIENT_SECONDS,
+)
+
+
+def remove_store(known: Known) -> str:
+    """Of a command: removes the `store` that READ_STORE has seen was not there, unless others have put something in."""
+    if known.before["store"] != "new":
+        return ""
+    return f"rmdir -- {word(known.parameters['store'])} 2>/dev/null || :\n"
+
+
+def store_removed(known: Known) -> str:
+    """Of a check: says no when the command was cut before it had removed the `store`."""
+    if known.before["store"] != "new":
+        return ""
+    store = word(known.parameters["store"])
+    return f'[ ! -d {store} ] || [ -n "$(ls -A -- {store})" ] || no {store}" is left, with nothing in it"\n'
 
 
 def absolute(path: object) -> bool:
