@@ -148,8 +148,8 @@ def _finding(
     if set(mounts) & scene.database_mounts():
         # A server that is too slow to answer still names its directory on its command line.
         servers = (scene.snapshot.postgres.value or ()) if scene.snapshot else ()
-        asked = [*(scene.deeper.postgres_details.value or ()), *servers]
-        lie = [each.data_directory for each in asked if each.data_directory]
+        asked = [each.data_directory for each in scene.deeper.postgres_details.value or ()]
+        lie = [each for each in (*asked, *(server.data_directory for server in servers)) if each]
         mend = Mend(
             "incident/relocate-database.ipynb",
             {"host": scene.host, "directory": lie[0]} if lie else {"host": scene.host},
