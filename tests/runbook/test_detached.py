@@ -103,7 +103,7 @@ def test_without_the_lock_no_job_starts(host: SshHost, places: Places, held: loc
 
 def test_a_detached_step_shows_progress_and_is_verified(bench: Bench, marked: str) -> None:
     progress = Read("progress", lambda _: "echo 1 4", lambda data: [int(each) for each in data.split()])
-    runbook = book(slow(marked, progress=progress))
+    runbook = book(slow(marked, 3, progress=progress))
     run = bench.approved(runbook)
     carry_out(run)
     assert bench.text("slow") == "new"
