@@ -34,9 +34,10 @@ story-test: setup ## the founding story on one practice machine, headless, from 
 guided-test: setup ## the incident's notebooks in JupyterLab, question by question; pictures: make guided-test PICTURES=dir
 	@RUNBOOKS_GUIDED=1 RUNBOOKS_SCREENSHOTS=$(PICTURES) $(BIN)/python -m pytest -q -m vm tests/browser/test_incident_in_browser.py
 
-crash-matrix: setup ## every place where a run can be cut off, of the engine and of the relocation: hours (root, qemu)
+crash-matrix: setup ## every place where a run can be cut off, of the engine and of the ways and moves: hours (root, qemu)
 	@RUNBOOKS_MATRIX_EVERY=1 RUNBOOKS_RELOCATE_CASES=0 $(BIN)/python -m pytest -q -s --timeout 86400 \
-	  tests/runbook/test_crash_matrix.py tests/procedures/relocate_postgres/test_crash_matrix.py
+	  tests/runbook/test_crash_matrix.py tests/procedures/relocate_postgres/test_crash_matrix.py \
+	  tests/procedures/storage/test_crashes.py tests/procedures/storage/test_crashes_on_a_machine.py
 	@RUNBOOKS_RELOCATE_CASES=0 $(BIN)/python -m pytest -q --timeout 3600 -k power_cut \
 	  tests/procedures/relocate_postgres/test_on_a_machine.py
 

@@ -22,7 +22,8 @@ _METADATA_RATIO = 0.9  # above it more data blocks would fill the metadata first
 
 
 def ways(seen: Seen, want_bytes: int) -> Iterator[Way]:
-    """The pool of the mount point's thin volume, by as much as is wanted or as there is."""
+    """The pool of the mount point's thin volume, by as much as is wanted or as there is. The gain is what all volumes
+    of the pool can write more together."""
     pool = seen.pool
     if pool is None:
         return
@@ -33,8 +34,8 @@ def ways(seen: Seen, want_bytes: int) -> Iterator[Way]:
         "extend-pool",
         f"Extend the thin pool {pool.name}, which {seen.mountpoint} takes its blocks from",
         Safety.ADDS,
-        gain_bytes=_gain(seen, pool, added),
-        most_bytes=_gain(seen, pool, most),
+        gain_bytes=added,
+        most_bytes=most,
         measured=f"{group.free_extents} free extents of {extent // 1024} KiB in the group {group.name}, and "
         f"{amount(pool.usage.free_bytes)} left in the pool",
         seconds=10,
@@ -53,11 +54,6 @@ def instead(seen: Seen, way: Way) -> str:
         f"its thin pool {seen.pool.name} is the limit: it has {amount(seen.pool.usage.free_bytes)} left, and gets "
         "nothing back from a file that goes until `fstrim` is run"
     )
-
-
-def _gain(seen: Seen, pool: Pool, added: int) -> int:
-    """What an ordinary user can write more: both the filesystem and the pool must have room."""
-    return min(seen.usage.avail_bytes, pool.usage.free_bytes + added) - seen.writable_bytes
 
 
 def _refused(seen: Seen, pool: Pool, added: int) -> str:

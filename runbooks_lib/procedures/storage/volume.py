@@ -117,6 +117,10 @@ group=$(echo $group)
 """
 # A physical volume begins with a MiB of its own and ends with a whole extent.
 _VOLUME_SLACK = 2
+# pvremove wipes the label and leaves the metadata, so that the disk would not be empty when it is offered again.
+_LEFT = """left() { [ -z "$(blkid -p "$d" 2>/dev/null)" ] &&
+  dd if="$d" bs=1M count=1 2>/dev/null | grep -aqF ' LVM2 x[5A%r0N*>'; }
+"""
 _FIELDS = "vg_name,lv_name,lv_uuid,lv_size,vg_extent_size,lv_layout,lv_attr"
 
 
@@ -267,7 +271,9 @@ def _take_out(known: Known) -> list[Command]:
 {_GROUP_OF}[ "$group" != {word(group)} ] || lvm_do vgreduce -q {word(group)} "$d" || exit 1
 """
     if not was["volume"]:
-        text += 'pvs "$d" >/dev/null 2>&1 || exit 0\npvremove -q "$d" </dev/null\n'
+        text += f"""{_LEFT}if pvs "$d" >/dev/null 2>&1; then pvremove -q "$d" </dev/null || exit 1; fi
+! left || dd if=/dev/zero of="$d" bs=1M count=1 conv=notrunc,fsync 2>/dev/null
+"""
     return [Command(text, f"{device}, and the volume group {group}", root=True)]
 
 
@@ -288,6 +294,7 @@ def _taken_out(known: Known) -> str:
 [ -b "$d" ] || cannot_tell "$d is no block device"
 {_GROUP_OF}[ -z "$group" ] || no "$d is in the group $group"
 [ $volume = {kept} ] || no "whether $d is a physical volume: $volume"
+{"" if was["volume"] else _LEFT + '! left || no "$d still holds what LVM wrote at its beginning"'}
 yes "$d is in no group, as before"
 """
     )

@@ -141,11 +141,11 @@ class Load:
                 )
             time.sleep(0.02)
 
-    def longest_gap(self) -> Gap:
-        """The downtime as clients saw it, from the start until now or the stop."""
-        end = self.stopped or time.monotonic()
-        times = sorted(when for client in self._clients for _, when in list(client.acknowledged))
-        edges = [self.started, *times, end]
+    def longest_gap(self, since: float | None = None) -> Gap:
+        """The downtime as clients saw it, from the start (or `since`, on the monotonic clock) until now or the stop."""
+        begin, end = self.started if since is None else since, self.stopped or time.monotonic()
+        times = sorted(when for client in self._clients for _, when in list(client.acknowledged) if when >= begin)
+        edges = [begin, *times, end]
         gaps = [(after - before, before - self.started) for before, after in itertools.pairwise(edges)]
         seconds, begin = max(gaps)
         return Gap(seconds, begin)

@@ -6,12 +6,14 @@ journal; before and after each remote command; before and after each tool inside
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,17 +28,19 @@ SEED = 6
 @dataclass(frozen=True)
 class Work:
     """A way on a host. `begin` brings the host to where every case begins, `picture` says all that matters of it.
-    `inside`: how one dies inside a change; on another machine its shell can be killed, the operator cannot."""
+    `inside`: how one dies inside a change; on another machine its shell can be killed, the operator cannot. `mark`
+    sets the count of the tools back before an operator begins, where that is not this machine's."""
 
     book: str
     ssh_config: Path
     host: str
     parameters: Mapping[str, Any]
-    begin: Callable[[], None]
+    begin: Callable[[], object]
     picture: Callable[[], object]
     path: Path
     count: Callable[[], int]
     inside: tuple[str, ...] = ("kill", "cut", "shell", "group")
+    mark: Callable[[], object] = lambda: None
 
 
 class Operators:
@@ -68,6 +72,7 @@ class Operators:
 
     def operate(self, do: str, at: list[Any] | None = None) -> dict[str, int]:
         work = self.work
+        work.mark()
         case = {"book": work.book, "ssh_config": str(work.ssh_config), "host": work.host,
                 "parameters": dict(work.parameters), "do": do, "at": at, "place": str(work.path / "place"),
                 "runs": str(work.path / "runs")}  # fmt: skip
@@ -102,9 +107,60 @@ class Operators:
         return found + [["inside", n, how] for n in range(1, self.work.count() + 1) for how in self.work.inside]
 
 
+def sampled(every: list[tuple[str, list[Any]]], cases: int) -> list[tuple[str, list[Any]]]:
+    """So many of them by the seed, each kind of place in its turn; with RUNBOOKS_MATRIX_EVERY=1 all, in that order."""
+    mixed = random.Random(SEED).sample(every, len(every))
+    kinds = {kind: [case for case in mixed if case[1][0] == kind] for kind in sorted({at[0] for _, at in every})}
+    turns = [case for turn in itertools.zip_longest(*kinds.values()) for case in turn if case]
+    return turns if os.environ.get("RUNBOOKS_MATRIX_EVERY") == "1" else turns[:cases]
+
+
+def seconds_allowed() -> float:
+    """How long a matrix may last."""
+    return float(os.environ.get("RUNBOOKS_MATRIX_SECONDS", "inf"))
+
+
+def check_to_the_point_of_no_return(work: Work, *, cases: int, refused: str) -> tuple[int, int, dict[str, int]]:
+    """As `check`, for a way whose last step is not taken back: after a death it is finished, or taken back as long as
+    undo does not refuse with `refused`; then it is finished too. Returns how many were tried, of how many, and how
+    they ended. RUNBOOKS_MATRIX_SECONDS ends it after so long."""
+    operators = Operators(work)
+    try:
+        operators.begin()
+        first = work.picture()
+        places = operators.places("run")
+        final = work.picture()
+        assert final != first
+        every = [(then, at) for at in places for then in ("run", "undo")]
+        end, tried, ends = time.monotonic() + seconds_allowed(), 0, {"done": 0, "undone": 0}
+        for then, at in sampled(every, cases):
+            if time.monotonic() > end:
+                break
+            operators.begin()
+            died = operators.operate("run", at)
+            assert died["status"] != 0 or work.picture() == final, (then, at, operators.said())
+            outcome = operators.outcome() if at[2:3] != ["torn"] else "torn"
+            assert outcome != "done" or work.picture() == final, (then, at, operators.said())
+            taken_back = then == "undo" and operators.operate("undo")["status"] == 0
+            if taken_back:
+                assert work.picture() == first, (then, at, operators.said())
+            else:
+                assert then == "run" or refused in operators.said(), (then, at, operators.said())
+                assert operators.operate("run")["status"] == 0, (then, at, operators.said())
+                assert work.picture() == final, (then, at, operators.said())
+                assert operators.outcome() == "done"
+            ends["undone" if taken_back else "done"] += 1
+            tried += 1
+            print(f"{at}, then {then}: {'undone' if taken_back else 'done'}", flush=True)
+        return tried, len(every), ends
+    finally:
+        operators.close()
+
+
 def check(work: Work, *, cases: int, undo: bool) -> tuple[int, int]:
     """A seeded sample of `cases` deaths, each followed by an operator who finishes, and with `undo` by one who takes
-    back. RUNBOOKS_MATRIX_EVERY=1 takes all. Returns how many were tried, of how many."""
+    back. RUNBOOKS_MATRIX_EVERY=1 takes all, RUNBOOKS_MATRIX_SECONDS ends it after so long. Returns how many were tried,
+    of how many."""
     operators = Operators(work)
     try:
         operators.begin()
@@ -116,9 +172,10 @@ def check(work: Work, *, cases: int, undo: bool) -> tuple[int, int]:
         if undo:
             every += [("undo", at) for at in operators.places("undo")]
             assert work.picture() == first
-        whole = os.environ.get("RUNBOOKS_MATRIX_EVERY") == "1"
-        chosen = every if whole else random.Random(SEED).sample(every, min(cases, len(every)))
-        for do, at in chosen:
+        end, tried = time.monotonic() + seconds_allowed(), 0
+        for do, at in sampled(every, cases):
+            if time.monotonic() > end:
+                break
             operators.begin()
             if do == "undo":
                 assert operators.operate("run")["status"] == 0, operators.said()
@@ -132,6 +189,8 @@ def check(work: Work, *, cases: int, undo: bool) -> tuple[int, int]:
             if undo:
                 assert operators.operate("undo")["status"] == 0, (do, at, operators.said())
                 assert work.picture() == first, (do, at, operators.said())
-        return len(chosen), len(every)
+            tried += 1
+            print(f"{do} {at}", flush=True)
+        return tried, len(every)
     finally:
         operators.close()

@@ -14,7 +14,7 @@ from runbooks_lib.runbook import runs
 from runbooks_lib.runbook.catalogue import find_runbook
 from runbooks_lib.runbook.plan import Plan
 from runbooks_lib.runbook.resume import carry_out, open_run, resume
-from runbooks_lib.runbook.run import Options, Run, Target, target
+from runbooks_lib.runbook.run import Options, Refused, Run, Target, target
 from runbooks_lib.runbook.undo import undo, undo_digest
 from runbooks_lib.training.lab.load import Load
 from runbooks_lib.training.lab.machine import Machine
@@ -57,7 +57,12 @@ def undone(host: Host, name: str, parameters: Mapping[str, Any], options: Option
     aim = aim_at(host, name, parameters)
     directory = runs.directories(options.runs)[0]
     run = resume(directory, aim, options)
-    undo(run, approve=undo_digest(aim.runbook, run.state))
+    try:
+        digest = undo_digest(aim.runbook, run.state)
+    except Refused:
+        run.close()  # undo itself lets go of it; the next way wants the host's lock
+        raise
+    undo(run, approve=digest)
 
 
 def available(machine: Machine, mountpoint: str = "/srv/db") -> int:
