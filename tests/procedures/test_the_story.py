@@ -100,6 +100,8 @@ class Desk:
         return [body["subject"] for _, _, body in self.chat.items]
 
     def is_quiet(self) -> bool:
+        """Whether nobody is woken by the alert that Prometheus sends again and again, or it would be forgotten."""
+        post(f"{self.alerts}/api/v2/alerts", [{"labels": {"alertname": "Slow", "instance": f"{self.host}:9100"}}])
         return all(alert["status"]["silencedBy"] for alert in get(f"{self.alerts}/api/v2/alerts"))
 
 
@@ -136,7 +138,6 @@ def desk(machine: Machine, tmp_path: Path) -> Iterator[Desk]:
     with ExitStack() as stack:
         stack.callback(machine.reset)
         alerts, chat = stack.enter_context(alertmanager(tmp_path)), stack.enter_context(webhook())
-        post(f"{alerts}/api/v2/alerts", [{"labels": {"alertname": "Slow", "instance": f"{machine.name}:9100"}}])
         with SqliteHistory(tmp_path / "history.sqlite") as history:
             now = datetime.now(UTC)
             history.import_samples(busy_past(machine.name, now), origin="example", now=now)
