@@ -201,7 +201,7 @@ printf '[Service]\\nUser=buildserver\\nExecStart=/usr/local/bin/chatter\\nExecRe
 systemctl daemon-reload; systemctl start chatter; sleep 1
 cd {LOGS}; runuser -u buildserver -- fallocate -l 100M chatter.log; rm chatter.log"""
     )
-    held = f"lsof -nP +L1 {DATABASE} 2>/dev/null | grep -c chatter.log || :"
+    held = f"lsof -nP -a +L1 {DATABASE} 2>/dev/null | grep -c chatter.log || :"
     way = busy.ways()["reload-service:chatter.service"]
     assert way.gain_bytes == 100 * MIB
     assert busy.machine.sh(held, changes=False).strip() != "0"
