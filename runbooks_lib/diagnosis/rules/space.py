@@ -425,7 +425,7 @@ RULES = (
         ("filesystems", "error_counts"),
         "after an error the kernel stops writing, and mounts may go on saying rw; an XFS that has shut down answers"
         " statfs as before",
-        "the kernel's ext4.rst (errors=), xfs.rst; seen on 6.1 and 6.18",
+        "the kernel's ext4.rst (errors=), xfs.rst; seen on 6.18",
         _takes_no_writes,
     ),
     Rule(
