@@ -30,11 +30,15 @@ def ways(seen: Seen, want_bytes: int) -> Iterator[Way]:  # noqa: ARG001 - what i
     for file in seen.deleted.value.files:
         if file.device_number != seen.filesystem.device_number or file.allocated_bytes < _LEAST_BYTES:
             continue
-        units = {seen.survey.units.get(holder.pid, ("", False)) for holder in file.holders}
-        who = ", ".join(sorted({f"{holder.name} ({holder.pid})" for holder in file.holders}))
+        # A service's short child holds what the service holds, and has ended when one looks again.
+        holders = [holder for holder in file.holders if holder.pid not in seen.survey.gone]
+        if not holders:
+            continue
+        units = {seen.survey.units.get(holder.pid, ("", False)) for holder in holders}
+        who = ", ".join(sorted({f"{holder.name} ({holder.pid})" for holder in holders}))
         (unit, can_reload), *others = sorted(units, reverse=True)
         held[unit or who].append(file)
-        if any(holder.name in ("postgres", "postmaster", "mysqld", "mariadbd") for holder in file.holders):
+        if any(holder.name in ("postgres", "postmaster", "mysqld", "mariadbd") for holder in holders):
             reasons[unit or who] = "a database closes the files of dropped tables itself, when idle sessions end"
         elif others:
             reasons[unit] = f"several services hold one file: {who}"

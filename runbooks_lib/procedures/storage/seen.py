@@ -67,8 +67,9 @@ class Log:
 @dataclass(frozen=True)
 class Survey:
     """The survey script's answer. Sizes in bytes; None is what the host did not say. `packages`: directory to bytes
-    of packages; `units`: process to its unit and whether that can be reloaded; `files`: what each named file takes on
-    this filesystem, None for one that is not there; `servers`: PostgreSQL's data directory to its settings."""
+    of packages; `units`: process to its unit and whether that can be reloaded; `gone`: processes that held a deleted
+    file and have ended since; `files`: what each named file takes on this filesystem, None for one that is not there;
+    `servers`: PostgreSQL's data directory to its settings."""
 
     tools: frozenset[str]
     source: str
@@ -83,6 +84,7 @@ class Survey:
     journal: tuple[JournalFile, ...] = ()
     packages: Mapping[str, int] = field(default_factory=dict)
     units: Mapping[int, tuple[str, bool]] = field(default_factory=dict)
+    gone: frozenset[int] = frozenset()
     logs: tuple[Log, ...] = ()
     files: tuple[int | None, ...] = ()
     servers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -204,6 +206,7 @@ def parse(stdout: bytes, nonce: str, servers: Mapping[int, str] = MappingProxyTy
 
     facts = dict(rows("filesystem", 2))
     device = facts.get("device_number", "")
+    holders = [row for row in rows("units", 3) if row[0].isdigit()]
     return Survey(
         tools=frozenset(sections.get("tools", "").split()),
         source=facts.get("source", ""),
@@ -229,7 +232,8 @@ def parse(stdout: bytes, nonce: str, servers: Mapping[int, str] = MappingProxyTy
             if on == device and blocks.isdigit() and block.isdigit()
         ),
         packages={path: int(size) for on, size, path in rows("packages", 3) if on == device and size.isdigit()},
-        units={int(pid): (unit, can == "yes") for pid, can, unit in rows("units", 3) if pid.isdigit() and unit.strip()},
+        units={int(pid): (unit, can == "yes") for pid, can, unit in holders if unit.strip() and can != "gone"},
+        gone=frozenset(int(pid) for pid, can, _ in holders if can == "gone"),
         logs=tuple(
             Log(text_of(bytes.fromhex(name)), int(blocks) * 512, int(size), of == "database")
             for blocks, size, of, name in rows("logs", 4)

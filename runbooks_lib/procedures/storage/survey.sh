@@ -69,6 +69,7 @@ for each do stat -c '%d %b' -- "$each" || echo '- -'; done
 # Of each process that holds a deleted file: the unit that it belongs to, and whether that can be reloaded.
 mark units
 for each in $(printf '%s\n' "$rows" | awk -v d="$(stat -c %D -- "$m")" '$6 == d { split($1, p, "/"); print p[3] }' | sort -u); do
+  [ -e "/proc/$each/cgroup" ] || { echo "$each gone -"; continue; }
   unit=$(sed -n 's|.*/\([^/]*\.service\).*|\1|p' "/proc/$each/cgroup" | tail -n 1)
   printf '%s %s %s\n' "$each" "$(systemctl show -p CanReload --value -- "$unit")" "$unit"
 done

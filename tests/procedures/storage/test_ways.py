@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from runbooks_lib.facts.answer import new_nonce
-from runbooks_lib.facts.deleted_files import DeletedFiles
+from runbooks_lib.facts.deleted_files import DeletedFiles, Holder
 from runbooks_lib.facts.fact import Fact, State, available
 from runbooks_lib.facts.filesystems import Usage
 from runbooks_lib.facts.postgres import Archiver, Slot
@@ -153,6 +153,15 @@ def test_a_service_is_reloaded_only_if_it_alone_holds_the_file_and_can_be() -> N
     assert "cannot be reloaded" in found("app", {7: ("app.service", False)}).refused
     assert "no service" in found("vim", {}).refused
     assert "database closes" in found("postgres", {7: ("postgresql@15-main.service", True)}).refused
+
+
+def test_a_short_child_that_has_ended_since_holds_nothing() -> None:
+    file = deleted("app", 7, GIB)
+    file = replace(file, holders=(*file.holders, Holder(8, 3, "")))
+    about = {"deleted": available(DeletedFiles((file,), complete=True)), "units": {7: ("app.service", True)}}
+    assert ways(seen(**about, gone=frozenset({8})))["reload-service:app.service"].offered
+    assert "several services" in ways(seen(**about))["reload-service:app.service"].refused
+    assert not [name for name in ways(seen(**about, gone=frozenset({7, 8}))) if name.startswith("reload")]
 
 
 def test_a_slot_is_offered_when_it_is_inactive_and_alone() -> None:
