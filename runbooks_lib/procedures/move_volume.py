@@ -22,6 +22,9 @@ _READ = """source=$(findmnt -n -o SOURCE --mountpoint "$MOUNT") || { echo "nothi
 lvs --segments --reportformat json -o "$FIELDS" "$source" || exit 3
 """
 _NAMES = """moving() { lvs -a --noheadings -o lv_name "$GROUP" 2>/dev/null | grep -q pvmove; }
+elsewhere() { # another group in which pvmove is under way
+  lvs -a --noheadings -o vg_name,lv_name 2>/dev/null | grep pvmove | while read -r group _; do
+    [ "$group" = "$GROUP" ] || echo "$group"; done | head -n 1; }
 devices() { # where the volume lies, one device a line
   lvs --segments --noheadings -o devices "$GROUP/$VOLUME" | tr ',' '\\n' | sed 's/ //g;s/(.*//' | sort -u; }
 same() { [ "$(lvs --noheadings -o lv_uuid "$GROUP/$VOLUME" 2>/dev/null | tr -d ' ')" = "$UUID" ]; }
@@ -56,7 +59,12 @@ lost=$(vgs --noheadings -o vg_missing_pv_count "$GROUP" | tr -d ' ')
 [ "$lost" = 0 ] || no "the group $GROUP lacks $lost of its physical volumes: mend it first"
 yes "pvmove can copy"
 """
-_BACK = """if moving; then pvmove --abort || exit 1; fi
+# Without a disk `pvmove --abort` ends every move on the host, somebody else's as well.
+_BACK = """if moving; then
+  other=$(elsewhere)
+  [ -z "$other" ] || { echo "pvmove is under way in $other too, and --abort would end it: wait for it" >&2; exit 1; }
+  pvmove --abort || exit 1
+fi
 for disk in $(devices); do [ "$disk" = "$FROM" ] || pvmove -i 5 -n "$VOLUME" "$disk" "$FROM" </dev/null || exit 1; done
 """
 _IS_BACK = """if on "$FROM"; then yes "$GROUP/$VOLUME lies on $FROM, as before"; fi

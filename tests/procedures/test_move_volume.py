@@ -131,3 +131,23 @@ def test_every_text_is_one_that_a_shell_understands(shell: str) -> None:
 )
 def test_only_a_plain_volume_is_moved(volume: dict[str, Any], said: str) -> None:
     assert move_volume._plain(Known(KNOWN.parameters, {"volume": VOLUME | volume})).startswith(said)
+
+
+@pytest.mark.parametrize(("other", "aborted"), [("", True), ("  theirs [pvmove0]\\n", False)])
+def test_an_undo_does_not_end_somebody_elses_pvmove(other: str, aborted: bool, tmp_path: Path) -> None:
+    """LVM's tools are stand-ins: two moves at once need device-mapper and four disks."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / "lvs").write_text(
+        f"#!/bin/sh\ncase $* in *vg_name*) printf '  ours [pvmove1]\\n{other}';; *lv_name*) echo '[pvmove1]';;"
+        " *devices*) echo '/dev/vdb(0)';; esac\n"
+    )
+    (tools / "pvmove").write_text(f'#!/bin/sh\necho "$*" >>{tmp_path}/called\n')
+    for tool in tools.iterdir():
+        tool.chmod(0o755)
+    names = "GROUP=ours VOLUME=db UUID=u FROM=/dev/vdb TO=/dev/vdc\n"
+    script = f"PATH={tools}:$PATH\n{names}{move_volume._NAMES}{move_volume._BACK}"
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, timeout=20, check=False)
+    assert (done.returncode == 0) == aborted, done.stderr
+    assert (tmp_path / "called").exists() == aborted
+    assert aborted or "under way in theirs too" in done.stderr
