@@ -8,12 +8,12 @@ works, and pvmove goes on with it when it is called again.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from runbooks_lib.parameters import Parameter
-from runbooks_lib.procedures.storage.shell import TOOLS, absolute
-from runbooks_lib.procedures.watching import IO_PRESSURE, io_pressure
+from runbooks_lib.procedures import other_disk
+from runbooks_lib.procedures.storage.shell import TOOLS
+from runbooks_lib.procedures.watching import io_pressure
 from runbooks_lib.runbook.quoting import word
 from runbooks_lib.runbook.step import Check, Command, Known, Read, Runbook, Step, Undo, Watcher
 
@@ -173,16 +173,6 @@ MOVE = Step(
 )
 
 
-def _refuses(parameters: Mapping[str, Any]) -> str:
-    """Why these parameters make no sense; empty when they do."""
-    for name in ("mountpoint", "disk"):
-        if not absolute(parameters[name]):
-            return f"{name} must be an absolute path"
-    if not str(parameters["backup"]).strip():
-        return "backup must say which backup you would restore if all else fails, and when it was taken"
-    return ""
-
-
 RUNBOOK = Runbook(
     name="move-volume",
     version="1",
@@ -193,13 +183,8 @@ RUNBOOK = Runbook(
     "RAID or has a snapshot; the old disk fails already: save what can be read first.",
     takes="As long as the disks need to copy the volume's whole size, used or not.",
     undo_takes="As long again: pvmove back.",
-    parameters=(
-        Parameter("mountpoint", "str", str, "", "where the volume is mounted; an absolute path"),
-        Parameter("disk", "str", str, "", "the physical volume that it goes to, such as /dev/vdb"),
-        Parameter("backup", "str", str, "", "which backup you would restore if all else fails, and when it was taken"),
-        IO_PRESSURE,
-    ),
+    parameters=other_disk.parameters("the physical volume that it goes to, such as /dev/vdb"),
     steps=(MOVE,),
-    refuses=_refuses,
+    refuses=other_disk.refuses,
     touches=lambda parameters: (str(parameters["mountpoint"]),),
 )

@@ -7,12 +7,12 @@ program was killed, at the next mount after a power cut.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from runbooks_lib.parameters import Parameter
-from runbooks_lib.procedures.storage.shell import TOOLS, absolute
-from runbooks_lib.procedures.watching import IO_PRESSURE, io_pressure
+from runbooks_lib.procedures import other_disk
+from runbooks_lib.procedures.storage.shell import TOOLS
+from runbooks_lib.procedures.watching import io_pressure
 from runbooks_lib.runbook.quoting import text_of, word
 from runbooks_lib.runbook.step import Check, Command, Known, Read, Runbook, Step, Undo, Watcher
 
@@ -130,16 +130,6 @@ REPLACE = Step(
 )
 
 
-def _refuses(parameters: Mapping[str, Any]) -> str:
-    """Why these parameters make no sense; empty when they do."""
-    for name in ("mountpoint", "disk"):
-        if not absolute(parameters[name]):
-            return f"{name} must be an absolute path"
-    if not str(parameters["backup"]).strip():
-        return "backup must say which backup you would restore if all else fails, and when it was taken"
-    return ""
-
-
 RUNBOOK = Runbook(
     name="replace-btrfs-disk",
     version="1",
@@ -150,13 +140,8 @@ RUNBOOK = Runbook(
     "on the other disk is lost: it must be empty.",
     takes="As long as the disks need to copy what is used.",
     undo_takes="As long again: back to the old disk.",
-    parameters=(
-        Parameter("mountpoint", "str", str, "", "where the filesystem is mounted; an absolute path"),
-        Parameter("disk", "str", str, "", "the empty disk that it goes to, such as /dev/vdb"),
-        Parameter("backup", "str", str, "", "which backup you would restore if all else fails, and when it was taken"),
-        IO_PRESSURE,
-    ),
+    parameters=other_disk.parameters("the empty disk that it goes to, such as /dev/vdb"),
     steps=(REPLACE,),
-    refuses=_refuses,
+    refuses=other_disk.refuses,
     touches=lambda parameters: (str(parameters["mountpoint"]),),
 )
