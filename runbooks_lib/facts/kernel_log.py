@@ -11,15 +11,15 @@ from runbooks_lib.facts.journal import row_of
 
 _ROW = re.compile(r"<([0-9]{1,4})>(?:\[ *([0-9]{1,10}\.[0-9]{1,9})\](?:\[[^]]*\])? ?)?(.*)\Z")
 _MATCHED = re.compile(r"matched ([0-9]{1,9}) lines ([0-9]{1,9})\Z")
-_DISK = re.compile(
-    r"I/O error|EXT[234]-fs|XFS|BTRFS|JBD2|F2FS|blk_update_request|\bata[0-9]|\bsd[a-z]+\b|\bnvme|\bvd[a-z]\b"
-    r"|SCSI|device-mapper|journal on device"
-    r"|\bmd[0-9/]|read-only|blocked for more than|nfs:|CIFS|\bdm-[0-9]",
-    re.IGNORECASE,
+# Looked for in lower case: plain words cost a tenth of one expression that ignores case.
+_DISK_WORDS = (
+    *("i/o error", "ext2-fs", "ext3-fs", "ext4-fs", "xfs", "btrfs", "jbd2", "f2fs", "blk_update_request", "scsi"),
+    *("device-mapper", "journal on device", "read-only", "blocked for more than", "nfs:", "cifs"),
 )
-_MEMORY = re.compile(
-    r"out of memory|oom|killed process|page allocation failure|EDAC|hardware error|mce:|machine check|memory failure",
-    re.IGNORECASE,
+_DISK_NAME = re.compile(r"\b(?:ata[0-9]|sd[a-z]+\b|nvme|vd[a-z]\b|md[0-9/]|dm-[0-9])")
+_MEMORY_WORDS = (
+    *("out of memory", "oom", "killed process", "page allocation failure", "memory failure"),
+    *("edac", "hardware error", "mce:", "machine check"),
 )
 SUBJECTS = ("memory", "disk", "other")
 
@@ -122,4 +122,7 @@ def parse_journal(text: str) -> tuple[JournalMessage, ...]:
 
 def subject_of(text: str) -> str:
     """memory, disk or other."""
-    return "memory" if _MEMORY.search(text) else "disk" if _DISK.search(text) else "other"
+    said = text.lower()
+    if any(word in said for word in _MEMORY_WORDS):
+        return "memory"
+    return "disk" if any(word in said for word in _DISK_WORDS) or _DISK_NAME.search(said) else "other"

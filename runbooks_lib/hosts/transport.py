@@ -45,7 +45,9 @@ class _Buffered:
         self._sock = sock
         self._kept = b""
         self.send: Callable[[bytes], int] = sock.send
-        self.close: Callable[[], None] = sock.close
+        # The thread that reads a socket closes it, at its end. Closed under it, the number would go to the next
+        # connection at once; a thread that is just about to wait would wait for that one's data, for five seconds.
+        self.close: Callable[[], None] = (lambda: None) if isinstance(sock, socket.socket) else sock.close
 
     def recv(self, size: int) -> bytes:
         data = self._kept or self._sock.recv(_READ_BYTES)
@@ -184,10 +186,12 @@ class Transport(paramiko.Transport):  # type: ignore[misc]
         self.active = False
         sock = self.sock
         with contextlib.suppress(Exception):
-            # close() alone does not wake a thread that is blocked in recv().
-            sock.shutdown(socket.SHUT_RDWR)
+            sock.shutdown(socket.SHUT_RDWR)  # wakes the thread that reads it, which close() does not
         with contextlib.suppress(Exception):
             self.packetizer.close()
+        if not self.is_alive():
+            with contextlib.suppress(Exception):
+                sock.close()
         if self.completion_event is not None:
             self.completion_event.set()  # whoever waits for the key exchange or the login need not wait on
         with contextlib.suppress(Exception):

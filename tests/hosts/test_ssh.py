@@ -9,6 +9,7 @@ import secrets
 import socket
 import struct
 import subprocess
+import sys
 import threading
 import time
 import weakref
@@ -217,6 +218,23 @@ def test_a_closed_connection_leaves_no_garbage(practice):
             time.sleep(0.02)
     finally:
         gc.enable()
+
+
+def test_a_socket_is_closed_by_the_thread_that_reads_it_and_by_nobody_else(practice):
+    """Closed under it, its number is the next connection's, and the thread waits for what comes there."""
+    with contextlib.closing(host_with(practice)) as host:
+        host.run(ECHO)
+        transport = host._connection.transport
+        transport.packetizer.close()
+        assert transport.sock.fileno() >= 0
+    transport.join(2)
+    assert not transport.is_alive()
+    assert transport.sock.fileno() == -1
+
+
+def test_reading_hosts_does_not_bring_in_what_paramiko_needs_for_a_match_exec():
+    lines = "import sys, runbooks_lib.history.collecting; assert 'asyncio' not in sys.modules; import invoke"
+    subprocess.run([sys.executable, "-c", lines], check=True, timeout=60)
 
 
 def test_a_closed_port_is_unreachable_in_words(practice):
