@@ -106,9 +106,9 @@ def test_the_output_limit_is_exact(host, over):
 
 def test_a_child_that_keeps_stdout_open_holds_up_nobody(host, mark):
     begin = time.monotonic()
-    result = host.run(marked(mark, "sleep 4 & echo done"), deadline_seconds=10)
+    result = host.run(marked(mark, "sleep 30 & echo done"), deadline_seconds=40)
     assert (result.stdout, result.exit_status) == (b"done\n", 0)
-    assert time.monotonic() - begin < 3
+    assert time.monotonic() - begin < 15
     assert len(with_mark(mark)) == 1, "what a script leaves behind on purpose lives on"
 
 
