@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import secrets
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -42,8 +44,12 @@ def host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.fixture
-def mark() -> str:
-    return f"RUNBOOKS_TEST_MARK={secrets.token_hex(8)}"
+def mark() -> Iterator[str]:
+    mark = f"RUNBOOKS_TEST_MARK={secrets.token_hex(8)}"
+    yield mark
+    for pid in with_mark(mark):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def marked(mark: str, text: str) -> Script:
