@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from runbooks_lib.parameters import Parameter
+from runbooks_lib.procedures.disk_rates import copying_seconds, rates_words, read_rates
 from runbooks_lib.procedures.relocate_postgres import prechecks, stages
 from runbooks_lib.procedures.relocate_postgres.cluster import LOOK, cluster
 from runbooks_lib.procedures.relocate_postgres.lasting import LASTING, LASTS
@@ -53,10 +54,31 @@ def _facts(known: Known) -> dict[str, Any]:
     return {**known.before["directory"], "unit": known.parameters["unit"], "identifier": mark}
 
 
+def _expected_seconds(known: Known) -> str:
+    """How long the first pass will take, in words: whole seconds. Runs of earlier versions have measured nothing."""
+    looked = {"rates": {}, **known.outputs.get(LOOK, known.before)}
+    least, most = copying_seconds(looked["rates"], looked["size_bytes"], int(known.parameters["throttle_mb"]))
+    return f"{least:.0f} to {most:.0f} s"
+
+
+def _copied(title: str) -> Check:
+    def script(known: Known) -> str:
+        return f"EXPECTED={word(_expected_seconds(known))}\n{stages.shell(known)}{_COPIED}"
+
+    return Check(title, script, root=True)
+
+
+def _rates(known: Known) -> str:
+    lies, target = known.before["directory"]["real"], known.parameters["target"]
+    return "exit 0\n" if lies == target else f"rates . {word(target)} {word(lies)}\n"
+
+
 def _looked(known: Known) -> str:
     size = int(known.before["size_bytes"])
     lies, backup = known.before["directory"]["real"], known.parameters["backup"]
     said = f"{size / 1e6:.0f} MB in {lies}; last backup, as you say: {backup}"
+    if lies != known.parameters["target"]:
+        said += f"\nthe first pass takes about {_expected_seconds(known)}\n{rates_words(known.before['rates'])}"
     mine = Known(known.parameters, {}, {LOOK: {"cluster": _facts(known)}})
     said = "\n".join([*offers(known.before["disks"]), said])
     return stages.shell(mine) + f'yes {word(said)}"; $UNIT is $(systemctl is-active "$UNIT")"\n'
@@ -88,12 +110,15 @@ if [ ! -s "$W/cluster" ]; then
 fi
 [ "$(cat "$W/cluster" 2>/dev/null)" = "$ID" ] || fail "$W is not of a move of $P"
 SOURCE=$R
+up; begin=$now
 pass || fail "rsync ended with status $x"
+up; echo "the first pass took $(((now - begin) / 100)) s" | tee "$W/took"
 : >"$W/stamp" && sleep 1 && pass || fail "rsync ended with status $x"
 date -u +%Y-%m-%dT%H:%M:%SZ >"$W/complete.part" && sync -f -- "$T" && mv -- "$W/complete.part" "$W/complete"
 """
 _COPIED = """[ $stage = here ] || yes "the directory is at $T already, or on its way"
 [ -s "$W/complete" ] && [ -e "$W/stamp" ] || no "there is no whole copy in $T"
+[ ! -s "$W/took" ] || echo "$(cat -- "$W/took"); $EXPECTED were expected"
 yes "$T holds a copy, of $(cat "$W/complete")"
 """
 _REMOVE = """[ $stage = here ] || fail "the directory is not at its old place"
@@ -204,11 +229,16 @@ STEPS = (
                 root=True,
                 deadline_seconds=600,
             ),
+            read_rates(_rates),
             read_disks(lambda known: str(known.before["directory"]["real"])),
         ),
         prechecks=(Check("the host answers", lambda _: "no 'it was not looked at'"),),
         commands=lambda _: (),
-        outputs=lambda known: {"cluster": _facts(known), "size_bytes": known.before["size_bytes"]},
+        outputs=lambda known: {
+            "cluster": _facts(known),
+            "size_bytes": known.before["size_bytes"],
+            "rates": known.before["rates"],
+        },
         verify=Check("the directory was looked at", _looked, root=True),
         undo=NoUndo("it only looked.", "nothing.", harmless=True),
         deadline_seconds=30,
@@ -228,7 +258,7 @@ STEPS = (
             prechecks.MENTIONED,
         ),
         commands=_commands(_COPY, "the target"),
-        verify=stages.check("there is a copy", _COPIED),
+        verify=_copied("there is a copy"),
         undo=Undo(
             _commands(_REMOVE, "the copy"), stages.check("nothing is left of the copy", _REMOVED), takes="seconds"
         ),
@@ -242,7 +272,7 @@ STEPS = (
         title="Switch: stop the service, copy the rest, prove that nothing differs, start it on the copy",
         why="The old path must lead to the new place, and no byte may be lost.",
         needs=(LOOK, LASTING, COPY),
-        prechecks=(stages.check("the copy is there", _COPIED),),
+        prechecks=(_copied("the copy is there"),),
         commands=_commands(_SWITCH, "the service, the old path"),
         verify=stages.check("the service runs at its new place", _SWITCHED),
         undo=Undo(

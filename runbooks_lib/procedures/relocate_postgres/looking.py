@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from runbooks_lib.procedures.disk_rates import copying_seconds, pause_words, rates_words, read_rates
+from runbooks_lib.procedures.relocate_postgres.apart import WAL_LINK
 from runbooks_lib.procedures.relocate_postgres.cluster import LOOK, Cluster, cluster_of, parse_cluster, read_cluster
 from runbooks_lib.procedures.relocate_postgres.offers import offers, read_disks
 from runbooks_lib.runbook.quoting import text_of, word
 from runbooks_lib.runbook.step import Check, Known, NoUndo, Read, Step
 
-# A copy of random pages and a sequential write of them, on disks of today; only for the estimate that is shown.
 SETTINGS = """old "select name || '=' || replace(setting, chr(10), ' ') from pg_settings
   where name not in ('in_hot_standby', 'transaction_read_only') order by name"
 """
@@ -18,7 +19,6 @@ _COUNT = """said=$(as "$BIN/psql" -XAtqw -v ON_ERROR_STOP=1 -h "$SOCKETS" -p "$P
   "select count(*) || ' rows, sum ' || coalesce(sum(hashtextextended(x::text, 0)::numeric), 0) from $NAME x") || exit 3
 printf '%s: %s\\n' "$TABLE" "$said"
 """
-_SLOWEST, _FASTEST = 50, 400  # MB/s
 
 
 def _size(known: Known) -> str:
@@ -37,6 +37,18 @@ def _apart_sizes(known: Known) -> str:
     for each in of.facts["tablespaces"]:
         link = word(f"pg_tblspc/{each['oid']}")
         text += f'echo {link} "$(du -skxc -- "$R"/{link}/PG_*/ | tail -n 1)"\n'
+    return text
+
+
+def _rates(known: Known) -> str:
+    """Measures each place that is copied; nothing of a database that lies at the target already."""
+    of = _cluster_of(known)
+    if of.moved_before:
+        return "exit 0\n"
+    text = f'R={word(of.real)}\nrates . {word(of.target)} "$R"\n'
+    for each in of.apart:
+        if each.link != WAL_LINK:
+            text += f'rates {word(each.link)} {word(each.goes)} "$R"/{word(each.link)}/PG_*/\n'
     return text
 
 
@@ -65,13 +77,22 @@ def tables_text(of: Cluster, tables: Sequence[str]) -> str:
     return text
 
 
+def _looked(known: Known) -> Mapping[str, Any]:
+    """What this step saw, also where a later one asks. Runs of earlier versions have measured nothing."""
+    return {"rates": {}, **known.outputs.get(LOOK, known.before)}
+
+
 def expected_seconds(known: Known) -> str:
     """How long the copying will take, in words: whole seconds."""
-    looked = known.outputs.get(LOOK, known.before)
-    megabytes = (looked["size_bytes"] + sum(looked["apart_bytes"].values())) / 1e6
-    throttle = int(known.parameters["throttle_mb"])
-    slow, fast = (min(each, throttle or each) for each in (_SLOWEST, _FASTEST))
-    return f"{megabytes / fast:.0f} to {megabytes / slow + 2:.0f}"
+    looked = _looked(known)
+    size = looked["size_bytes"] + sum(looked["apart_bytes"].values())
+    least, most = copying_seconds(looked["rates"], size, int(known.parameters["throttle_mb"]))
+    return f"{least:.0f} to {most:.0f}"
+
+
+def expected_pause(known: Known) -> str:
+    """How long clients will wait, in words."""
+    return pause_words(_looked(known)["rates"])
 
 
 def _cluster_of(known: Known) -> Cluster:
@@ -79,7 +100,9 @@ def _cluster_of(known: Known) -> Cluster:
 
 
 def _outputs(known: Known) -> dict[str, Any]:
-    return {name: known.before[name] for name in ("cluster", "size_bytes", "apart_bytes", "settings", "tables")}
+    return {
+        name: known.before[name] for name in ("cluster", "size_bytes", "apart_bytes", "rates", "settings", "tables")
+    }
 
 
 def _seen(known: Known) -> str:
@@ -90,9 +113,10 @@ def _seen(known: Known) -> str:
     said = (
         f"PostgreSQL {of.facts['version'] // 10000} in {of.real}, port {of.facts['port']}, "
         f"{of.facts['unit'] or 'without systemd'}: {megabytes:.0f} MB; copying takes about "
-        f"{expected_seconds(known)} s, clients wait about a second; "
+        f"{expected_seconds(known)} s, clients wait {expected_pause(known)}; "
         f"last backup, as you say: {known.parameters['backup']}"
     )
+    said += f"\n{rates_words(_looked(known)['rates'])}" * (not of.moved_before)
     said += "\n" + (
         "data checksums are on: every page is verified while it is copied"
         if "data_checksums=on" in known.before["settings"]
@@ -130,6 +154,7 @@ LOOKING = Step(
         Read("cluster", read_cluster, parse_cluster, root=True),
         Read("size_bytes", _size, int, root=True, deadline_seconds=600),
         Read("apart_bytes", _apart_sizes, _sizes, root=True, deadline_seconds=600),
+        read_rates(_rates, without=WAL_LINK),
         read_disks(lambda known: str(known.before["cluster"]["real"])),
         Read("settings", lambda known: settings_text(_cluster_of(known)), _lines, root=True),
         Read(

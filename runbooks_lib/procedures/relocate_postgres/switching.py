@@ -19,6 +19,7 @@ from runbooks_lib.procedures.relocate_postgres.cluster import LOOK, cluster
 from runbooks_lib.procedures.relocate_postgres.copying import NO_NEW_TABLESPACE, same_tablespaces
 from runbooks_lib.procedures.relocate_postgres.following import FOLLOW
 from runbooks_lib.procedures.relocate_postgres.lasting import LASTING
+from runbooks_lib.procedures.relocate_postgres.looking import expected_pause
 from runbooks_lib.runbook.quoting import word
 from runbooks_lib.runbook.step import Check, Command, Known, Step, Undo
 
@@ -129,7 +130,7 @@ said=$(old "$WHO") || no "it gives no answer"
 [ ! -e "$K/PG_VERSION" ] || no "the old directory $K could be started"
 [ ! -e "$NEW" ] && { [ -z "$UNIT" ] || [ ! -e "$DROP/zz-relocate.conf" ]; } ||
   no "a cut command left the drop-in or $NEW"
-[ ! -s "$W/pause" ] || echo "$(cat "$W/pause"); about a second was expected"
+[ ! -s "$W/pause" ] || echo "$(cat "$W/pause"); expected: $EXPECTED"
 yes "the server on $AT takes writes in $T; it is the cluster $ID"
 """
 _PASSED = """[ $stage = placed ] || no "the database is not at $T"
@@ -191,6 +192,10 @@ def _check(title: str, text: str) -> Check:
     return Check(title, lambda known: _shell(known) + text, root=True)
 
 
+def _switched(known: Known) -> str:
+    return f"EXPECTED={word(expected_pause(known))}\n{_shell(known)}{_SWITCHED}"
+
+
 SWITCHING = Step(
     name=SWITCH,
     title="Switch: stop, prove that the copy has everything, start on the copy, take writes",
@@ -201,7 +206,7 @@ SWITCHING = Step(
         NO_NEW_TABLESPACE,
     ),
     commands=_commands,
-    verify=_check("the server on the new place takes writes", _SWITCHED),
+    verify=Check("the server on the new place takes writes", _switched, root=True),
     undo=Undo(
         lambda known: [Command(_shell(known) + _BACK, "the old path, the server", root=True)],
         _check("the server runs at its old place", _IS_BACK),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from runbooks_lib.procedures import relocate_directory
 from runbooks_lib.procedures.relocate_postgres import RUNBOOK
 from runbooks_lib.runbook.places import Places
 from runbooks_lib.runbook.run import target
+from runbooks_lib.training.lab import faults
 from runbooks_lib.training.lab.load import Load
 from runbooks_lib.training.lab.machine import Machine, connected
 from tests.procedures.relocate_postgres.crashing import Operator
@@ -106,6 +108,22 @@ def answered(machine: Machine, text: str) -> str:
         return answer(machine, text)
     except RunbookError:
         return ""
+
+
+def test_a_slow_disk_is_foretold(two_disks: Machine) -> None:
+    """A thousand small files at twelve operations a second, of which the clients take their part."""
+    machine = two_disks
+    with Load([machine.address("postgres")], timeout_seconds=60) as load, connected(machine) as host:
+        load.wait_acknowledged(20, seconds=120)
+        faults.inject(machine, "slow-disk")
+        plan = target(RUNBOOK, host, PARAMETERS).plan()
+        faults.remove(machine, "slow-disk")
+    assert not plan.blocked, plan.blocked
+    said = plan.steps[0].because
+    least, most = re.findall(r"copying takes about (\d+) to (\d+) s", said)[0]
+    assert int(least) > 45, said
+    assert int(most) > 100, said
+    assert re.search(r"clients wait about \d+ to \d+ s \(the last checkpoint", said), said
 
 
 def test_clients_of_pgbouncer_meet_no_error(two_disks: Machine, tmp_path: Path) -> None:

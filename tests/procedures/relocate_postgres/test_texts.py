@@ -62,6 +62,16 @@ LOOKED = {
     "cluster": FACTS | {"tablespaces": TABLESPACES},
     "size_bytes": 10**9,
     "apart_bytes": {"pg_tblspc/16385": 1, "pg_tblspc/16390": 2},
+    "rates": {
+        ".": {
+            "bytes": 1e9,
+            "small": 9.0,
+            "large_bytes": 1e9,
+            "small_seconds": 0.1,
+            "bytes_per_second": 1e6,
+            "target_bytes_per_second": None,
+        }
+    },
     "settings": ["a=1"],
     "tables": ["app.public.t: 1 rows, sum 2"],
 }
@@ -104,6 +114,24 @@ def test_every_text_is_one_that_a_shell_understands(way: str, shell: str) -> Non
         done = subprocess.run([program, "-n"], input=text, text=True, capture_output=True, check=False)
         assert done.returncode == 0, done.stderr + text
     assert texts(way) == texts(way)
+
+
+def test_a_slow_disk_is_told_before_one_says_yes_and_where_the_pause_is_compared() -> None:
+    known = Known(PARAMETERS, {"disks": DISKS, **LOOKED}, {"look": LOOKED})
+    (look, copy, switch) = (RUNBOOK.step(name).verify.script(known) for name in ("look", "copy", "switch"))
+    assert "copying takes about 1001 to 2504 s, clients wait about 8 to 31 s (the last checkpoint" in look
+    assert "now, the disk gives 1 MB/s of large files or 10 small files a second (there are 9)" in look
+    assert "EXPECTED='1001 to 2504 s'" in copy
+    assert "EXPECTED='about 8 to 31 s (the last checkpoint" in switch
+
+
+def test_a_run_that_an_earlier_version_began_has_measured_nothing_and_goes_on() -> None:
+    before = {name: value for name, value in LOOKED.items() if name != "rates"}
+    known = Known(PARAMETERS, {"disks": DISKS, **before}, {"look": before})
+    texts = [RUNBOOK.step(name).verify.script(known) for name in ("look", "copy", "switch")]
+    assert "could not be measured" in texts[0]
+    assert "EXPECTED='48 to 50 s'" in texts[1]
+    assert "EXPECTED='about a second'" in texts[2]
 
 
 def test_what_a_person_must_know_is_said() -> None:
