@@ -16,6 +16,7 @@ import pytest
 from runbooks_lib import jupyter
 from runbooks_lib.reports.run import find
 
+# Not through the menu: before the kernel is there it would ask which one, and wait for ever.
 RUN_ALL = """async () => {
     const widget = jupyterapp.shell.currentWidget;
     await widget.context.ready;
@@ -53,8 +54,8 @@ def serving(place: Path, notebooks: Path, inventory: Path) -> Iterator[jupyter.L
 
 
 @contextlib.contextmanager
-def browser_page(width: int = 1400, height: int = 1600) -> Iterator[Any]:
-    """A page of the system's chromium."""
+def browser_page(width: int = 1400, height: int = 1600, *, seconds: float = 300) -> Iterator[Any]:
+    """A page of the system's chromium; nothing on it is waited for longer than `seconds`."""
     try:
         from playwright.sync_api import sync_playwright
     except ImportError:
@@ -66,14 +67,14 @@ def browser_page(width: int = 1400, height: int = 1600) -> Iterator[Any]:
         started = playwright.chromium.launch(executable_path=browser, args=arguments)
         try:
             opened = started.new_page(viewport={"width": width, "height": height})
-            opened.set_default_timeout(300_000)
+            opened.set_default_timeout(1000 * seconds)
             yield opened
         finally:
             started.close()
 
 
 def run_all(page: Any, lab: jupyter.Lab, notebook: str) -> None:
-    """Open a notebook and press Run All; a question that it asks waits."""
+    """Open a notebook (its path, without the ending) and press Run All; a question that it asks waits."""
     assert lab.token_file is not None
     page.goto(f"{lab.url.partition('/lab/')[0]}/doc/tree/{notebook}.ipynb?token={lab.token_file.read_text()}")
     page.wait_for_selector(".jp-Notebook .jp-Cell")

@@ -5,7 +5,6 @@ $RUNBOOKS_SCREENSHOTS where that is set.
 """
 
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -17,18 +16,11 @@ import pytest
 from runbooks_lib import jupyter
 from runbooks_lib.history import SqliteHistory
 from runbooks_lib.training import example_past
+from tests.browser.lab_page import browser_page, finish, keep, run_all, serving
 
 pytestmark = pytest.mark.lab
 ROOT = Path(__file__).parents[2]
 CANARY = "canary-5f3a-of-the-lab"
-RUN_ALL = """async () => {
-    const widget = jupyterapp.shell.currentWidget;
-    await widget.context.ready;
-    await widget.sessionContext.ready;
-    await widget.sessionContext.session.kernel.info;
-    await jupyterapp.commands.execute('notebook:run-all-cells');
-    await widget.context.save();
-}"""
 
 
 @pytest.fixture
@@ -53,53 +45,21 @@ def lab(tmp_path: Path, notebooks: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     history.close()
     inventory = tmp_path / "runbooks.toml"
     inventory.write_text('outputs = "."\n[hosts.example-host]\nexample = true\n')
-    prepared = jupyter.prepare(tmp_path / "lab", notebooks=notebooks, config_file=inventory)
-    settings = prepared.directory / "config/jupyter_server_config.json"
-    changed = json.loads(settings.read_text())
-    changed["LabApp"]["expose_app_in_browser"] = True  # only here: the test speaks to the application itself
-    settings.write_text(json.dumps(changed))
-    with jupyter.running(prepared, log=tmp_path / "lab.log"):
-        yield prepared
+    with serving(tmp_path, notebooks, inventory) as running:
+        yield running
 
 
 @pytest.fixture
 def page() -> Iterator[Any]:
-    """A page of a real browser."""
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        pytest.fail("playwright is missing: pip install -r tests/browser/requirements.txt")
-    browser = shutil.which("chromium") or shutil.which("chromium-browser")
-    assert browser, "chromium is missing: install the package chromium"
-    arguments = ["--disable-gpu", "--disable-background-networking", *(["--no-sandbox"] if os.geteuid() == 0 else [])]
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=browser, args=arguments)
-        try:
-            opened = started.new_page(viewport={"width": 1400, "height": 1600})
-            opened.set_default_timeout(120_000)
-            yield opened
-        finally:
-            started.close()
-
-
-def run_all(page: Any, lab: jupyter.Lab, notebook: str) -> None:
-    assert lab.token_file is not None
-    address = lab.url.partition("/lab/")[0]
-    page.goto(f"{address}/doc/tree/{notebook}?token={lab.token_file.read_text()}")
-    page.wait_for_selector(".jp-Notebook .jp-Cell")
-    # Not through the menu: before the kernel is there it would ask which one, and wait for ever.
-    page.evaluate(RUN_ALL)
-
-
-def keep(page: Any, name: str, tmp_path: Path) -> None:
-    directory = Path(os.environ.get("RUNBOOKS_SCREENSHOTS") or tmp_path)
-    page.screenshot(path=directory / f"{name}.png")
+    with browser_page(seconds=120) as opened:
+        yield opened
 
 
 def test_the_report_notebook_runs_in_the_lab_and_shows_sentences_table_and_charts(
     page: Any, lab: jupyter.Lab, notebooks: Path, tmp_path: Path
 ) -> None:
-    run_all(page, lab, "capacity/disk-report.ipynb")
+    run_all(page, lab, "capacity/disk-report")
+    finish(page)
     page.wait_for_selector(".jp-OutputArea-output table.partitions")
     page.wait_for_selector(".jp-OutputArea-output img")
     saved = json.loads((notebooks / "capacity/disk-report.ipynb").read_text())
@@ -115,7 +75,8 @@ def test_the_report_notebook_runs_in_the_lab_and_shows_sentences_table_and_chart
 def test_a_secret_that_a_cell_reads_is_neither_shown_nor_saved_in_the_lab(
     page: Any, lab: jupyter.Lab, notebooks: Path, tmp_path: Path
 ) -> None:
-    run_all(page, lab, "canary.ipynb")
+    run_all(page, lab, "canary")
+    finish(page)
     page.get_by_text("it is ***").wait_for()
     keep(page, "lab-canary", tmp_path)
     assert CANARY not in page.content()

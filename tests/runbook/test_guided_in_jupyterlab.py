@@ -7,9 +7,6 @@ $RUNBOOKS_SCREENSHOTS where that is set.
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -27,6 +24,7 @@ from runbooks_lib.runbook.places import Places
 from runbooks_lib.runbook.resume import resume
 from runbooks_lib.runbook.run import Options, target
 from runbooks_lib.training.practice_host import PracticeHost
+from tests.browser.lab_page import RUN_ALL, answer, browser_page, filled_in, finish, keep, run_all, serving
 from tests.hosts.processes import wait_for, with_mark
 from tests.runbook.logs import make_logs, picture
 from tests.runbook.marks import mark
@@ -34,16 +32,8 @@ from tests.runbook.slow_book import SLOW
 
 pytestmark = pytest.mark.lab
 ROOT = Path(__file__).parents[2]
-NOTEBOOK = "clean-log-directory.ipynb"
-SLOW_NOTEBOOK = "slow.ipynb"
-RUN_ALL = """async () => {
-    const widget = jupyterapp.shell.currentWidget;
-    await widget.context.ready;
-    await widget.sessionContext.ready;
-    await widget.sessionContext.session.kernel.info;
-    window.allRun = jupyterapp.commands.execute('notebook:run-all-cells');
-}"""
-FINISH = """async () => { await window.allRun; await jupyterapp.shell.currentWidget.context.save(); }"""
+NOTEBOOK = "clean-log-directory"
+SLOW_NOTEBOOK = "slow"
 
 
 def slow_notebook(host: str, work: Path) -> nbformat.NotebookNode:
@@ -71,61 +61,24 @@ def lab(
     inventory = tmp_path / "runbooks.toml"
     inventory.write_text(f'outputs = "out"\nssh_config = "{practice.ssh_config}"\n[hosts.{practice.names[0]}]\n')
     notebooks = tmp_path / "notebooks"
-    notebooks.mkdir()
-    text = (ROOT / "notebooks/incident" / NOTEBOOK).read_text(encoding="utf-8")
-    text = text.replace('host: str = \\"\\"', f'host: str = \\"{practice.names[0]}\\"')
-    text = text.replace('directory: str = \\"\\"', f'directory: str = \\"{logs}\\"')
-    (notebooks / NOTEBOOK).write_text(text, encoding="utf-8")
-    nbformat.write(slow_notebook(practice.names[0], tmp_path / "work"), notebooks / SLOW_NOTEBOOK)
-    prepared = jupyter.prepare(tmp_path / "lab", notebooks=notebooks, config_file=inventory)
-    settings = prepared.directory / "config/jupyter_server_config.json"
-    changed = json.loads(settings.read_text())
-    changed["LabApp"]["expose_app_in_browser"] = True  # only here: the test speaks to the application itself
-    settings.write_text(json.dumps(changed))
-    with jupyter.running(prepared, log=tmp_path / "lab.log"):
-        yield prepared
+    filled_in(NOTEBOOK, notebooks, {"host": practice.names[0], "directory": str(logs)})
+    nbformat.write(slow_notebook(practice.names[0], tmp_path / "work"), notebooks / f"{SLOW_NOTEBOOK}.ipynb")
+    with serving(tmp_path, notebooks, inventory) as running:
+        yield running
 
 
 @pytest.fixture
 def page() -> Iterator[Any]:
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        pytest.fail("playwright is missing: pip install -r tests/browser/requirements.txt")
-    browser = shutil.which("chromium") or shutil.which("chromium-browser")
-    assert browser, "chromium is missing: install the package chromium"
-    arguments = ["--disable-gpu", "--disable-background-networking", *(["--no-sandbox"] if os.geteuid() == 0 else [])]
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=browser, args=arguments)
-        try:
-            opened = started.new_page(viewport={"width": 1400, "height": 1600})
-            opened.set_default_timeout(120_000)
-            yield opened
-        finally:
-            started.close()
+    with browser_page(seconds=120) as opened:
+        yield opened
 
 
-def keep(page: Any, name: str, tmp_path: Path) -> None:
-    page.screenshot(path=Path(os.environ.get("RUNBOOKS_SCREENSHOTS") or tmp_path) / f"{name}.png")
-
-
-def run_all(page: Any, lab: jupyter.Lab, notebook: str) -> Any:
-    """Open a notebook, run all of it; the first question, when it is there."""
-    assert lab.token_file is not None
-    address = lab.url.partition("/lab/")[0]
-    page.goto(f"{address}/doc/tree/{notebook}?token={lab.token_file.read_text()}")
-    page.wait_for_selector(".jp-Notebook .jp-Cell")
-    page.evaluate(RUN_ALL)
+def first_question(page: Any, lab: jupyter.Lab) -> Any:
+    """Run all of the notebook; its first question, when it is there."""
+    run_all(page, lab, NOTEBOOK)
     question = page.locator("input.jp-Stdin-input").last  # the one that was answered goes a little later
     question.wait_for()
     return question
-
-
-def answer(page: Any, name: str) -> None:
-    page.get_by_text(f"({name}) to go on").last.wait_for()
-    question = page.locator("input.jp-Stdin-input").last
-    question.fill(name)
-    question.press("Enter")
 
 
 def stop(page: Any, after: str) -> None:
@@ -137,7 +90,7 @@ def stop(page: Any, after: str) -> None:
 def test_run_all_waits_for_each_name_and_the_evidence_is_kept(
     page: Any, lab: jupyter.Lab, logs: Path, tmp_path: Path
 ) -> None:
-    question = run_all(page, lab, NOTEBOOK)
+    question = first_question(page, lab)
     assert "(rotate) to go on" in page.locator(".jp-Stdin-prompt").inner_text()
     keep(page, "guided-rotate", tmp_path)
     assert not list(logs.glob("*log-2*")), "something changed before the answer"
@@ -153,7 +106,7 @@ def test_run_all_waits_for_each_name_and_the_evidence_is_kept(
     question.fill("compress")
     question.press("Enter")
     page.get_by_text("Done. The evidence is in").wait_for()
-    page.evaluate(FINISH)
+    finish(page)
     keep(page, "guided-done", tmp_path)
 
     assert len(list(logs.glob("*.gz"))) == 3
@@ -171,7 +124,7 @@ def test_run_all_waits_for_each_name_and_the_evidence_is_kept(
 def test_papermill_beside_jupyterlab_changes_nothing_a_second_time(
     page: Any, lab: jupyter.Lab, logs: Path, tmp_path: Path
 ) -> None:
-    question = run_all(page, lab, NOTEBOOK)
+    question = first_question(page, lab)
     before = picture(logs)
     digest = page.get_by_text("Digest: ").first.inner_text().rpartition("Digest: ")[2].split()[0]
     beside = papermill(lab, tmp_path, approve=digest)
@@ -197,7 +150,14 @@ def test_papermill_beside_jupyterlab_changes_nothing_a_second_time(
 def papermill(lab: jupyter.Lab, tmp_path: Path, **values: str) -> subprocess.CompletedProcess[str]:
     given = [word for name, value in values.items() for word in ("-r", name, value)]
     return subprocess.run(
-        [sys.executable, "-m", "papermill", tmp_path / "notebooks" / NOTEBOOK, tmp_path / "papermill.ipynb", *given],
+        [
+            sys.executable,
+            "-m",
+            "papermill",
+            tmp_path / f"notebooks/{NOTEBOOK}.ipynb",
+            tmp_path / "papermill.ipynb",
+            *given,
+        ],
         env={**lab.environment, "RUNBOOKS_CONFIG": str(tmp_path / "runbooks.toml")},
         capture_output=True,
         text=True,
