@@ -3,14 +3,13 @@ writing, whatever df says there."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
-from typing import Any
 
 from runbooks_lib.capacity.sentences import amount
 from runbooks_lib.parameters import Parameter
 from runbooks_lib.procedures.storage import filesystem
+from runbooks_lib.procedures.storage.lvs import logical_volume, lvs
 from runbooks_lib.procedures.storage.seen import Pool, Seen
 from runbooks_lib.procedures.storage.shell import PATIENT_SECONDS, TOOLS, on_mount, patient
 from runbooks_lib.procedures.storage.way import Safety, Way
@@ -74,35 +73,15 @@ def _refused(seen: Seen, pool: Pool, added: int) -> str:
 
 # -- what the step reads -----------------------------------------------------------------------------------------------
 
-_FIELDS = "vg_name,lv_name,lv_uuid,lv_size,vg_extent_size,lv_layout,lv_attr"
-
-
-def _pool(answer: bytes) -> dict[str, Any]:
-    """The pool of the thin volume under a mount point. Raises ValueError."""
-    try:
-        (row,) = json.loads(answer)["report"][0]["lv"]
-        extent = int(row["vg_extent_size"])
-        return {
-            "group": row["vg_name"],
-            "name": row["lv_name"],
-            "uuid": row["lv_uuid"],
-            "layout": row["lv_layout"],
-            "extent_bytes": extent,
-            "extents": int(row["lv_size"]) // extent,
-        }
-    except (LookupError, TypeError) as error:
-        raise ValueError(f"lvs did not report one pool: {error}") from None
-
-
 _READ_POOL = Read(
     "pool",
     lambda known: (
         on_mount(known)
         + 'said=$(lvs --noheadings --separator / -o vg_name,pool_lv "$source") && said=$(echo $said) || exit 3\n'
         + 'case $said in */) echo "$source is no thin volume" >&2; exit 3;; esac\n'
-        + f'lvs --reportformat json --units b --nosuffix -o {_FIELDS} "$said"\n'
+        + lvs('"$said"')
     ),
-    _pool,
+    logical_volume,
     root=True,
     deadline_seconds=PATIENT_SECONDS,
 )

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -12,6 +11,7 @@ from runbooks_lib.facts.fact import State
 from runbooks_lib.facts.lvm import LogicalVolume, VolumeGroup, device_of
 from runbooks_lib.parameters import Parameter
 from runbooks_lib.procedures.storage import filesystem, partition
+from runbooks_lib.procedures.storage.lvs import logical_volume, lvs
 from runbooks_lib.procedures.storage.seen import Seen
 from runbooks_lib.procedures.storage.shell import PATIENT_SECONDS, TOOLS, mount_words, on_mount, only, patient
 from runbooks_lib.procedures.storage.way import Safety, Way
@@ -121,35 +121,15 @@ _VOLUME_SLACK = 2
 _LEFT = """left() { [ -z "$(blkid -p "$d" 2>/dev/null)" ] &&
   dd if="$d" bs=1M count=1 2>/dev/null | grep -aqF ' LVM2 x[5A%r0N*>'; }
 """
-_FIELDS = "vg_name,lv_name,lv_uuid,lv_size,vg_extent_size,lv_layout,lv_attr"
-
-
-def _volume(answer: bytes) -> dict[str, Any]:
-    """The logical volume under a mount point. Raises ValueError."""
-    try:
-        (row,) = json.loads(answer)["report"][0]["lv"]
-        extent = int(row["vg_extent_size"])
-        return {
-            "group": row["vg_name"],
-            "name": row["lv_name"],
-            "uuid": row["lv_uuid"],
-            "layout": row["lv_layout"],
-            "attributes": row["lv_attr"],
-            "extent_bytes": extent,
-            "extents": int(row["lv_size"]) // extent,
-        }
-    except (LookupError, TypeError) as error:
-        raise ValueError(f"lvs did not report one volume: {error}") from None
 
 
 _READ_VOLUME = Read(
     "volume",
-    lambda known: (
-        on_mount(known) + f'lvs --reportformat json --units b --nosuffix -o {_FIELDS} "$source"\n'
-    ),
-    _volume,
-    root=True, deadline_seconds=PATIENT_SECONDS,
-)  # fmt: skip
+    lambda known: on_mount(known) + lvs('"$source"'),
+    logical_volume,
+    root=True,
+    deadline_seconds=PATIENT_SECONDS,
+)
 
 
 def _device(answer: bytes) -> dict[str, Any]:
