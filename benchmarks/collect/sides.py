@@ -151,12 +151,22 @@ def _kib(pid: int, field: str) -> int:
 class Ours:
     """Our collector in a process that stays for several rounds, as a timer or a notebook uses it."""
 
-    def __init__(self, fleet: Fleet, mode: str, rounds: int, *, workers: int, deadline_seconds: float = 30.0) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        mode: str,
+        rounds: int,
+        *,
+        workers: int,
+        deadline_seconds: float = 30.0,
+        new_history: bool = True,
+    ) -> None:
         self.fleet = fleet
         self.path = fleet.directory / f"runbooks-{mode}.toml"
         database = fleet.directory / f"history-{mode}.sqlite"
-        for file in fleet.directory.glob(f"{database.name}*"):
-            file.unlink()
+        if new_history:
+            for file in fleet.directory.glob(f"{database.name}*"):
+                file.unlink()
         self.path.write_text(
             f'ssh_config = "{fleet.ssh_config}"\n[collect]\nworkers = {workers}\n'
             f'deadline_seconds = {deadline_seconds}\n[history]\npath = "{database}"\n'

@@ -110,6 +110,11 @@ class Capture:
 
     # The waiting thread
 
+    def let_go(self) -> None:
+        """Keep no output any longer. A connection that stays remembers its last channel, and that this."""
+        self.over = True
+        self.stdout.data, self.stderr.data = bytearray(), bytearray()
+
     @property
     def begun(self) -> bool:
         return self.stdout.begin >= 0

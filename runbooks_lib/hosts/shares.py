@@ -9,6 +9,7 @@ rows only; when this one is gone, the others end at once, and with them their co
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
 import multiprocessing
 import os
@@ -46,6 +47,7 @@ _PATIENCE_SECONDS = 30.0  # of the whole share, after the time that its hosts ha
 _CLOSE_SECONDS = 0.5
 _LEAVE_SECONDS = 0.8
 _LOOKS_AT_ONCE = 8
+_M_ARENA_MAX = -8  # malloc.h
 
 
 def processes_for(hosts: int) -> int:
@@ -87,6 +89,7 @@ class Shares(Generic[T]):
         self._hosts = tuple(hosts)
         self._rows: queue.SimpleQueue[tuple[_Share, Any]] = queue.SimpleQueue()
         self._shares: list[_Share] = []
+        _one_arena()
         dealt = _deal(self._hosts, processes)
         gc.freeze()  # what stands now is never garbage in a fork, and looking at it would copy its pages
         try:
@@ -234,6 +237,13 @@ def _deal(hosts: Sequence[Host], processes: int) -> list[tuple[int, ...]]:
 
 def _way(host: Host) -> tuple[str, ...]:
     return host.way if isinstance(host, SshHost) else ()
+
+
+def _one_arena() -> None:
+    """Keep glibc from giving many threads of this process and its forks memory to allocate from of their own: that is
+    15 MB a fork, and under the interpreter's lock they hardly ever allocate at once."""
+    with contextlib.suppress(AttributeError):  # another C library
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
 
 
 # In the fork

@@ -128,7 +128,9 @@ class SshHost:
                     raise self._died(lost, script) from None
                 continue
             connection.last_used = time.monotonic()
-            return result_of(capture, self._name, script, started, begin, connected)
+            result = result_of(capture, self._name, script, started, begin, connected)
+            capture.let_go()
+            return result
         raise AssertionError("the second attempt always returns or raises")
 
     def close(self) -> None:

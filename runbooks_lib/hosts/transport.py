@@ -32,25 +32,30 @@ from runbooks_lib.hosts.capture import STRAY_LIMIT_BYTES, Capture
 logging.getLogger("paramiko").setLevel(logging.CRITICAL + 1)  # every failure is told as a HostError instead
 
 IDLE_CHECK_SECONDS = 5.0
-_READ_BYTES = 32768
+_READ_BYTES, _MOST_READ_BYTES = 4096, 32768
 _LONGEST_GREETING_BYTES = 16384  # RFC 4253, 4.2: lines may come before the version, which has 255 bytes at most
 _GCM = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")
 
 
 class _Buffered:
     """A socket that is read in large pieces: paramiko asks twice for every packet, and each time that a thread goes to
-    the kernel it also has to win the interpreter back from all the others."""
+    the kernel it also has to win the interpreter back from all the others. Large only while much comes: a thread that
+    waits holds as many bytes as it has asked for."""
 
     def __init__(self, sock: Any) -> None:
         self._sock = sock
         self._kept = b""
+        self._asked = _READ_BYTES
         self.send: Callable[[bytes], int] = sock.send
         # The thread that reads a socket closes it, at its end. Closed under it, the number would go to the next
         # connection at once; a thread that is just about to wait would wait for that one's data, for five seconds.
         self.close: Callable[[], None] = (lambda: None) if isinstance(sock, socket.socket) else sock.close
 
     def recv(self, size: int) -> bytes:
-        data = self._kept or self._sock.recv(_READ_BYTES)
+        data = self._kept
+        if not data:
+            data = self._sock.recv(self._asked)
+            self._asked = _MOST_READ_BYTES if len(data) == self._asked else _READ_BYTES
         self._kept = data[size:]
         return bytes(data[:size])
 
