@@ -34,6 +34,10 @@ class Nobody:
     def say(self, text: str) -> None:
         self.said.append(text)
 
+    def fold(self, title: str, text: str) -> bool:
+        self.said.append(f"{title}\n{text}")
+        return True
+
     def ask(self, question: str) -> str:
         raise EOFError(question)
 

@@ -170,6 +170,7 @@ MOVE = Step(
         Watcher(_check("all disks of the group are there", _HEALTHY), every_seconds=15),
         Watcher(io_pressure(), every_seconds=10),
     ),
+    expect=lambda _: "as long as the disks take for all of it; it stays in use, and nobody is cut off",
 )
 
 

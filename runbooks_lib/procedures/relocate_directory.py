@@ -265,6 +265,7 @@ STEPS = (
         deadline_seconds=24 * 3600,
         detached=True,
         watchers=(Watcher(prechecks.TARGET_HAS_ROOM),),
+        expect=lambda known: f"the first pass takes about {_expected_seconds(known)}; the service works on meanwhile",
     ),
     LASTS,
     Step(
@@ -284,6 +285,10 @@ STEPS = (
         passed=stages.check("the service has been started at the new place", _PASSED),
         deadline_seconds=6 * 3600,
         detached=True,
+        expect=lambda known: (
+            "the service stands still for the last pass: seconds where little changes, up to the time of the first "
+            f"({_expected_seconds(known)}) where every file does"
+        ),
     ),
     Step(
         name=TIDY,

@@ -127,6 +127,7 @@ REPLACE = Step(
     detached=True,
     progress=Read("progress", lambda known: _shell(known) + _PROGRESS, _percent, root=True),
     watchers=(Watcher(io_pressure(), every_seconds=10),),
+    expect=lambda _: "as long as the disks take for all of it; it stays in use, and nobody is cut off",
 )
 
 

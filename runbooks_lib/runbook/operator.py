@@ -6,6 +6,7 @@ import os
 import platform
 import pwd
 import sys
+from html import escape
 from typing import Any, Protocol
 
 from runbooks_lib import __version__
@@ -22,6 +23,9 @@ class Operator(Protocol):
 
     def say(self, text: str) -> None:
         """Show text."""
+
+    def fold(self, title: str, text: str) -> bool:
+        """Show text folded away under its title. False where that cannot be done; then nothing was shown."""
 
     def ask(self, question: str) -> str:
         """Wait for an answer."""
@@ -40,6 +44,18 @@ class Console:
         """Print it, masked, with nothing in it that steers a terminal."""
         print(shown(redact(text)), flush=True)
 
+    def fold(self, title: str, text: str) -> bool:
+        """In a notebook, a line that opens at a click; nothing in a terminal."""
+        if _kernel() is None:
+            return False
+        from IPython.display import publish_display_data
+
+        title, text = shown(redact(title)), shown(redact(text))
+        html = f"<details><summary>{escape(title)}</summary><pre>{escape(text)}</pre></details>"
+        publish: Any = publish_display_data  # the library has no types there
+        publish({"text/html": html, "text/plain": f"{title}\n{text}"})
+        return True
+
     def ask(self, question: str) -> str:
         """One line; EOFError when the input has ended."""
         return input(shown(redact(question)) + " ").strip()
@@ -47,12 +63,17 @@ class Console:
 
 def someone_is_there() -> bool:
     """Whether a person can be asked: a notebook's kernel that takes input, or a terminal on both ends."""
-    ipython = sys.modules.get("IPython")
-    shell: Any = ipython.get_ipython() if ipython is not None else None
-    kernel = getattr(shell, "kernel", None)
+    kernel = _kernel()
     if kernel is not None:
         return bool(getattr(kernel, "_allow_stdin", False))
     return sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def _kernel() -> Any:
+    """The notebook's kernel that this runs in, or None."""
+    ipython = sys.modules.get("IPython")
+    shell: Any = ipython.get_ipython() if ipython is not None else None
+    return getattr(shell, "kernel", None)
 
 
 def who(host: Host) -> dict[str, Any]:

@@ -34,6 +34,7 @@ class StepPlan:
     undo: tuple[Command, ...] = ()
     undo_words: str = ""
     point_of_no_return: bool = False
+    expect: str = ""
     observations: tuple[Observation, ...] = ()
     later: tuple[str, ...] = ()
     before: Mapping[str, Any] = field(default_factory=dict)
@@ -123,6 +124,7 @@ def plan_step(
         results = dict(step.outputs(known)) if step.outputs else {}
         commands = tuple(step.commands(known))
         undo = tuple(step.undo.commands(known)) if isinstance(step.undo, Undo) else ()
+        expect = step.expect(known) if step.expect else ""
     except CannotTell as error:
         return StepPlan(step.name, step.title, Verdict.BLOCKED, f"cannot tell: {error}")
 
@@ -138,6 +140,7 @@ def plan_step(
             undo if runs else (),
             undo_words(step),
             step.point_of_no_return,
+            expect,
             tuple(seen),
             tuple(check.title for check in step.prechecks) if waits else (),
             known.before,

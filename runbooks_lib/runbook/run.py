@@ -14,6 +14,7 @@ from runbooks_lib.hosts.host import Host, HostError
 from runbooks_lib.runbook import digest as digests
 from runbooks_lib.runbook import lock as locks
 from runbooks_lib.runbook import runs, words
+from runbooks_lib.runbook.asking import Answers
 from runbooks_lib.runbook.change import Became, Changed, change, settle
 from runbooks_lib.runbook.check import Answer, Observation, ask
 from runbooks_lib.runbook.identity import Identity, identify
@@ -299,12 +300,9 @@ class Run:
         operator.say(words.before_change_text(step, part, self.host.name, behind=behind))
         final = step.point_of_no_return or bool(behind)
         wanted, what = (self.host.name, "the host's name") if final else (step.name, "the step's name")
-        question = f"Type {what} ({wanted}) to go on, or: skip REASON, undo, stop:"
+        answered = Answers(operator, words.before_change_commands(part), f"Type {what} ({wanted}) to go on, or:")
         while True:
-            try:
-                answer = operator.ask(question)
-            except EOFError:
-                answer = "stop"
+            answer = answered.next("skip REASON", "undo", "stop")
             verb, _, rest = answer.partition(" ")
             if answer == wanted:
                 self.journal.append("decision", step.name, choice="go on", typed=answer)

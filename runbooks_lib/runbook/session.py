@@ -7,7 +7,7 @@ ask before each change; with `approve` they run what was approved, or nothing.
 from __future__ import annotations
 
 import atexit
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
@@ -87,7 +87,10 @@ class Session:
             with self._interruptible():
                 self._plan = self._plan or self._aim.plan()
             part = next(each for each in self._plan.steps if each.name == name)
-            return self._say(f"{PLAN_ONLY}.\n{words.step_text(part)}")
+            self._say(f"{PLAN_ONLY}.\n{words.step_text(part, brief=True)}")
+            if part.commands:
+                self._fold(words.commands_text("runs", part.commands))
+            return None
         run = self._open()
         if isinstance(run, Finished):
             return self._say(prove(run, self._aim))
@@ -204,6 +207,11 @@ class Session:
         self._forget(run)
         with suppress(RunbookError):
             run.close()
+
+    def _fold(self, lines: Sequence[str]) -> None:
+        text = "\n".join(lines)
+        if not self._options.operator.fold(words.commands_title(text), text):
+            self._say(text)
 
     def _say(self, text: str) -> None:
         self._options.operator.say(text)

@@ -112,6 +112,8 @@ class Step:
     until `verify_seconds` have passed), and on resume. `prechecks` must all say yes before the first change.
     A `point_of_no_return` that lies inside the step's commands has `passed`, a check that says whether it is behind:
     until then the step's undo is allowed.
+    `expect` says, for a person and from what is known, how long the step may take and who waits meanwhile; it is no
+    part of what is approved.
     `detached` runs the commands on the host in a session of their own, which no cut connection ends, with `progress`
     (a read whose value is `[done, total]` or `[done, total, unit]`; the unit `bytes` is shown as KiB, MiB, …; a total
     that is not known yet is 0) and `watchers` beside them. A verify that is waited for is watched by them as well.
@@ -134,6 +136,7 @@ class Step:
     detached: bool = False
     progress: Read | None = None
     watchers: tuple[Watcher, ...] = ()
+    expect: Text | None = None
 
 
 @dataclass(frozen=True)

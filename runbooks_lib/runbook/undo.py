@@ -8,6 +8,7 @@ from contextlib import suppress
 from runbooks_lib.errors import RunbookError
 from runbooks_lib.runbook import digest as digests
 from runbooks_lib.runbook import words
+from runbooks_lib.runbook.asking import Answers
 from runbooks_lib.runbook.check import Answer, ask
 from runbooks_lib.runbook.proof import ask_until
 from runbooks_lib.runbook.run import CannotTellNow, Refused, Run, Stopped
@@ -161,14 +162,17 @@ def _refuse_passed(run: Run, step: Step) -> None:
 
 def _ask(run: Run, step: Step, how: Undo, commands: Sequence[Command], evidence: str) -> None:
     operator = run.options.operator
-    lines = [f"\n=== undo {step.name}: {step.title}", *words.commands_text("Runs", commands), ""]
-    lines += [f"Host: {run.host.name}", f"Now: {evidence}", f"Takes: {how.takes}"]
+    lines = [
+        f"\n=== undo {step.name}: {step.title}",
+        f"Host: {run.host.name}",
+        f"Now: {evidence}",
+        f"Takes: {how.takes}",
+    ]
     operator.say("\n".join(lines))
+    told = "\n".join(words.commands_text("Runs", commands))
+    answered = Answers(operator, told, f"Type the step's name ({step.name}) to undo it, or:")
     while True:
-        try:
-            answer = operator.ask(f"Type the step's name ({step.name}) to undo it, or: stop:")
-        except EOFError:
-            answer = "stop"
+        answer = answered.next("stop")
         if answer in (step.name, "stop"):
             break
         operator.say(f"  {answer!r} is neither; nothing was run.")

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from runbooks_lib.runbook.plan import Plan, StepPlan, Verdict
 from runbooks_lib.runbook.state import Phase, RunState
 from runbooks_lib.runbook.step import Command, Runbook, Step
-from runbooks_lib.words import amount, percent
+from runbooks_lib.words import amount, count, percent
 
 
 def plan_text(plan: Plan, *, brief: bool = False) -> str:
@@ -30,6 +30,7 @@ def step_text(step: StepPlan, *, brief: bool = False) -> str:
         lines.append(_indented(step.because if step.verdict is Verdict.BLOCKED else f"now: {step.because}"))
     if step.verdict is Verdict.WOULD_RUN:
         lines += [f"  affects {command.affects}" for command in step.commands]
+        lines += [f"  expect {step.expect}"] if step.expect else []
         lines.append(f"  {step.undo_words}")
         if step.point_of_no_return:
             lines.append("  POINT OF NO RETURN: after this step there is no undo of this run")
@@ -48,14 +49,14 @@ def commands_text(verb: str, commands: Iterable[Command]) -> list[str]:
 
 
 def before_change_text(step: Step, part: StepPlan, host: str, *, behind: str = "") -> str:
-    """What a person must see before saying yes. The commands come first: what matters most stands by the question.
-    `behind` is the step that was the point of no return, when that is behind."""
+    """What a person must know before saying yes; the exact commands are `before_change_commands`. What was asked of the
+    host comes first: what matters most stands by the question. `behind` is the step that was the point of no return,
+    when that is behind."""
     lines = [f"\n=== {step.name}: {step.title}"]
-    lines += commands_text("Runs", part.commands)
-    lines += commands_text("undo would run", part.undo)
-    lines += ["", f"Host: {host}", f"Why: {step.why}"]
     lines += [f"Now: {observed.check}? {observed.words}".replace("\n", "\n     ") for observed in part.observations]
+    lines += ["", f"Host: {host}", f"Why: {step.why}"]
     lines += [f"Affects: {command.affects}" for command in part.commands]
+    lines += [f"Expect: {part.expect}"] if part.expect else []
     lines.append(f"Takes: at most {duration(step.deadline_seconds)}, then it is ended")
     lines.append(f"Undo: {part.undo_words.removeprefix('undo ')}")
     if step.point_of_no_return:
@@ -63,6 +64,16 @@ def before_change_text(step: Step, part: StepPlan, host: str, *, behind: str = "
     elif behind:
         lines.append(f"PAST THE POINT OF NO RETURN (`{behind}`): what was before it is not undone any more.")
     return "\n".join(lines)
+
+
+def before_change_commands(part: StepPlan) -> str:
+    """The exact commands of a step and of its undo."""
+    return "\n".join(commands_text("Runs", part.commands) + commands_text("undo would run", part.undo))
+
+
+def commands_title(text: str) -> str:
+    """What a text of commands is called where it is folded away: `The exact commands, 63 lines`."""
+    return f"The exact commands, {count(text.count(chr(10)) + 1, 'line')}"
 
 
 def state_text(runbook: Runbook | None, state: RunState) -> str:

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 class Scripted:
     """An operator who answers in this order; a question too many is the end of input."""
 
+    folds = True
+
     def __init__(self, answers: Iterable[str] = (), *, present: bool = True) -> None:
         self.answers = list(answers)
         self.present = present
@@ -16,6 +18,11 @@ class Scripted:
 
     def say(self, text: str) -> None:
         self.said.append(text)
+
+    def fold(self, title: str, text: str) -> bool:
+        if self.folds:
+            self.said.append(f"{title}\n{text}")
+        return self.folds
 
     def ask(self, question: str) -> str:
         self.asked.append(question)

@@ -187,4 +187,5 @@ COPYING = Step(
         *ROOM,
         Watcher(io_pressure(), every_seconds=10),
     ),
+    expect=lambda known: f"the copying takes about {expected_seconds(known)} s; clients share the disks with it",
 )

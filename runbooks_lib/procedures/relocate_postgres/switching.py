@@ -217,4 +217,5 @@ SWITCHING = Step(
     deadline_seconds=900,
     verify_seconds=30,
     detached=True,
+    expect=lambda known: f"clients wait {expected_pause(known)}, and are cut off once",
 )
