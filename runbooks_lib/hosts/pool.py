@@ -19,6 +19,7 @@ T = TypeVar("T")
 
 DEFAULT_WORKERS = 128
 NOT_REACHED = "not reached"
+SILENT_SECONDS = 2.0  # a host that has not come back by then lends its place to another
 OVERDUE_SECONDS = 8.0  # a host closed at its deadline may still be proving that its group is gone
 
 
@@ -52,6 +53,7 @@ class _Round(Generic[T]):
         self.hosts, self.work, self.keep = hosts, work, keep_connections
         self.done: queue.SimpleQueue[tuple[int, Outcome[T]]] = queue.SimpleQueue()
         self.started: dict[int, float] = {}
+        self.stuck: set[int] = set()  # closed at their deadline, and their threads have not come back yet
         self.stop = False
 
     def one(self, index: int) -> None:
@@ -82,7 +84,8 @@ def run_on_all(
     executor: Executor | None = None,
     keep_connections: bool = False,
 ) -> list[Outcome[T]]:
-    """`work(host)` for every host, at most `workers` at once; one Outcome a host, in the order of `hosts`.
+    """`work(host)` for every host, at most `workers` at once (and a quarter more in the place of hosts that have been
+    silent for two seconds); one Outcome a host, in the order of `hosts`.
 
     A host that has not come back `deadline_seconds` after its turn began is closed, which ends what runs on it, and
     its row is a DeadlineExceeded. Such a host does not keep its worker: another one takes the place. `on_progress` is
@@ -130,7 +133,8 @@ def run_round(
         crew.start()
         while len(rows) < len(hosts):
             _collect(shared, rows, closed, deadline_seconds, tell)
-            _enforce(shared, rows, closed, deadline_seconds, crew, tell)
+            silent = _enforce(shared, rows, closed, deadline_seconds, tell)
+            crew.allow(workers + min(silent, workers // 4) + len(shared.stuck))
     except KeyboardInterrupt:
         shared.stop = True
         crew.stop()
@@ -172,6 +176,7 @@ def _collect(
         except queue.Empty:
             return
         wait = 0.0
+        shared.stuck.discard(index)
         if index in rows:
             continue  # came back after its row had been closed
         rows[index] = _late_row(outcome, closed, index, deadline_seconds)
@@ -198,11 +203,11 @@ def _enforce(
     rows: dict[int, Outcome[T]],
     closed: dict[int, float],
     deadline_seconds: float,
-    crew: _Crew[T] | _Borrowed[T],
     on_row: Callable[[int, Outcome[T]], None],
-) -> None:
-    """Close the hosts whose time is over; give up on those that do not come back even then."""
-    now = time.monotonic()
+) -> int:
+    """Close the hosts whose time is over; give up on those that do not come back even then. How many of the others have
+    been silent for long."""
+    now, silent = time.monotonic(), 0
     # Not list(items()): that makes objects, so that garbage may be collected and a worker's turn come in between.
     for index, begin in shared.started.copy().items():
         if index in rows:
@@ -214,8 +219,11 @@ def _enforce(
                 on_row(index, rows[index])
         elif now - begin >= deadline_seconds:
             closed[index] = now
-            crew.add_one()
+            shared.stuck.add(index)
             threading.Thread(target=_close, args=(shared.hosts[index],), daemon=True).start()
+        elif now - begin >= SILENT_SECONDS:
+            silent += 1
+    return silent
 
 
 def _overdue(name: str, deadline_seconds: float, true_now: str) -> DeadlineExceeded:
@@ -255,29 +263,34 @@ class _Crew(Generic[T]):
     """Threads of our own, daemons: one hung host would hold up the exit that joins `concurrent.futures`' own."""
 
     def __init__(self, shared: _Round[T], workers: int) -> None:
-        self._shared, self._workers = shared, workers
+        self._shared, self._allowed = shared, workers
         self._waiting = deque(range(len(shared.hosts)))
-        self._count = 0
+        self._working, self._lock = 0, threading.Lock()
 
     def start(self) -> None:
-        for _ in range(self._workers):
-            self.add_one()
+        self.allow(self._allowed)
 
-    def add_one(self) -> None:
-        if self._waiting:
-            self._count += 1
-            threading.Thread(target=self._labour, name=f"host-worker-{self._count}", daemon=True).start()
+    def allow(self, workers: int) -> None:
+        """So many at once from now on: new ones begin at once, those that are too many end after their host."""
+        self._allowed = workers
+        for _ in range(min(workers - self._working, len(self._waiting))):
+            with self._lock:
+                self._working += 1
+            threading.Thread(target=self._labour, name="host-worker", daemon=True).start()
 
     def stop(self) -> None:
         self._waiting.clear()
 
     def _labour(self) -> None:
-        while not self._shared.stop:
-            try:
-                index = self._waiting.popleft()
-            except IndexError:
-                return
+        while (index := self._next()) is not None:
             self._shared.one(index)
+
+    def _next(self) -> int | None:
+        with self._lock:
+            if self._shared.stop or not self._waiting or self._working > self._allowed:
+                self._working -= 1
+                return None
+            return self._waiting.popleft()
 
 
 class _Borrowed(Generic[T]):
@@ -291,7 +304,7 @@ class _Borrowed(Generic[T]):
         for index in range(len(self._shared.hosts)):
             self._futures.append(self._executor.submit(self._shared.one, index))
 
-    def add_one(self) -> None:
+    def allow(self, workers: int) -> None:
         """An executor grows by its own rules."""
 
     def stop(self) -> None:

@@ -65,20 +65,46 @@ def test_a_row_for_every_host_in_their_order_whatever_happens():
     assert sorted(row.host for row in seen) == [row.host for row in rows]
 
 
+class Busy:
+    """Work that takes some time, and how much of it went on at once at the most."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.now, self.most, self._lock = seconds, 0, 0, threading.Lock()
+
+    def __call__(self, _: Plain) -> None:
+        with self._lock:
+            self.now += 1
+            self.most = max(self.most, self.now)
+        time.sleep(self.seconds)
+        with self._lock:
+            self.now -= 1
+
+
 def test_no_more_than_so_many_workers_at_once():
-    busy, most, lock = 0, 0, threading.Lock()
+    busy = Busy(0.01)
+    run_on_all(plain(40), busy, workers=5, deadline_seconds=5)
+    assert busy.most == 5
 
-    def work(_: Plain) -> None:
-        nonlocal busy, most
-        with lock:
-            busy += 1
-            most = max(most, busy)
-        time.sleep(0.01)
-        with lock:
-            busy -= 1
 
-    run_on_all(plain(40), work, workers=5, deadline_seconds=5)
-    assert most == 5
+def test_silent_hosts_lend_their_place_and_it_is_given_back(monkeypatch):
+    """However slow all of them are: never more than a quarter above."""
+    monkeypatch.setattr("runbooks_lib.hosts.pool.SILENT_SECONDS", 0.1)
+    busy = Busy(0.3)
+    run_on_all(plain(60), busy, workers=8, deadline_seconds=20)
+    assert busy.most == 10
+    monkeypatch.setattr("runbooks_lib.hosts.pool.SILENT_SECONDS", 0.3)
+    busy, silent = Busy(0.05), threading.Event()
+
+    def work(host: Plain) -> None:
+        if host.name in ("h0", "h1"):
+            silent.wait(20)
+        else:
+            busy(host)
+        if host.name == "h199":
+            silent.set()
+
+    run_on_all(plain(200), work, workers=8, deadline_seconds=20)
+    assert busy.most == 8, "six worked, and two more in the place of the silent ones"
 
 
 def test_no_hosts_are_no_rows():
