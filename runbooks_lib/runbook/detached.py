@@ -22,6 +22,7 @@ POLL_SECONDS = 1.0  # at first oftener: a short job need not wait for it
 SAY_SECONDS = 5.0  # later less often, as one hour's lines need not be seven hundred
 _SELDOM_SECONDS = 30.0
 _RATE_SECONDS = 60.0  # the rate is that of the last minute
+RUNS_THERE = "begun on the host; it goes on there, whatever becomes of this end: the same command attaches to it"
 PATIENCE_SECONDS = 120.0  # so long may the host be out of reach; the job does not mind
 
 
@@ -32,6 +33,7 @@ def run_detached(run: Run, step: Step, command: Command, name: str, attempt: int
     )
     try:
         job.start(run.host, command, run.lock, run=run.name, change=name)
+        run.options.operator.say(f"{step.name}: {RUNS_THERE}")
     except HostError as error:
         if (came := _lost_start(run, step, name, command.root, error)) is not None:
             run.note_change(step, name, came)

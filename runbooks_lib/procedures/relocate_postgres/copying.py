@@ -25,10 +25,9 @@ PROBE_BLOCKS, PROBE_MB = 50, 32
 _TRY_TARGET = f"""up() {{ read -r now x </proc/uptime; now=${{now%.*}}${{now#*.}}; }}
 up; begin=$now
 dd if=/dev/zero of="$W/probe" bs=8192 count={PROBE_BLOCKS} oflag=dsync 2>/dev/null || fail "cannot write in $W"
-up; echo "the target makes 8 kB safe in $(((now - begin) * 10 / {PROBE_BLOCKS})) ms"
-begin=$now
+up; safe=$(((now - begin) * 10 / {PROBE_BLOCKS})) begin=$now
 dd if=/dev/zero of="$W/probe" bs=1048576 count={PROBE_MB} conv=fdatasync 2>/dev/null || fail "cannot write in $W"
-up; echo "and takes $(({PROBE_MB} * 100 / (now - begin + 1))) MB/s"
+up; echo "the target makes 8 kB safe in $safe ms and takes $(({PROBE_MB} * 100 / (now - begin + 1))) MB/s"
 rm -f -- "$W/probe"
 """
 _COPY = """[ $stage = here ] || exit 0
