@@ -10,11 +10,12 @@ from typing import Any
 
 from runbooks_lib.errors import RunbookError
 from runbooks_lib.runbook import runs
+from runbooks_lib.runbook.beginning import begin, take_lock
 from runbooks_lib.runbook.check import Answer, ask
 from runbooks_lib.runbook.journal import Journal
 from runbooks_lib.runbook.operator import who
 from runbooks_lib.runbook.plan import Plan, differences
-from runbooks_lib.runbook.run import CannotTellNow, Options, Refused, Run, Target, begin, take_lock
+from runbooks_lib.runbook.run import CannotTellNow, Options, Refused, Run, Target
 from runbooks_lib.runbook.state import Phase, RunState
 from runbooks_lib.runbook.step import Known
 
