@@ -41,7 +41,8 @@ _ONE_OFF_KEPT = 0.30  # ... but in this share of the recent futures it may come 
 _HABIT_DAYS = 60  # a fall as large as comes once in so many days is a habit (a monthly clean-up), however large
 _SPREAD_LEAST, _SPREAD_MOST = 0.10, 0.52  # standard deviation of the log of the factor, 30 days ahead
 _SPREAD_UP = 1.25  # surprises upwards are larger
-_SPREAD_AHEAD_POWER = 0.05
+_SPREAD_AHEAD_POWER = 0.05  # it grows with the days ahead to this power, ...
+_SPREAD_FAR_POWER, _FAR_DAYS = 0.30, 90  # ... and beyond a quarter to this one as well
 _LOGISTIC_TO_NORMAL = 0.588  # 1 / 1.702, the constant by which the two cumulative curves lie closest
 _SHORT_PAST_POWER = 0.07
 _YEAR = 365
@@ -73,7 +74,8 @@ def futures(values: Floats, horizon_days: int, seed: int) -> Floats:
     ahead = np.arange(1, horizon_days + 1)
     if bend:
         steps *= np.clip(1 + bend * ahead, 0.4, 2.5)
-    steps *= np.exp(factors[:, None] * (ahead / 30.0) ** _SPREAD_AHEAD_POWER)
+    wider = (ahead / 30.0) ** _SPREAD_AHEAD_POWER * np.maximum(1.0, ahead / _FAR_DAYS) ** _SPREAD_FAR_POWER
+    steps *= np.exp(factors[:, None] * wider)
     return np.asarray(np.cumsum(steps, axis=1), dtype=np.float64)
 
 

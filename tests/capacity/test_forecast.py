@@ -212,3 +212,34 @@ def test_a_restless_level_does_not_wander_off() -> None:
     restless = 1000 + np.random.default_rng(0).normal(0, 20, 365)
     low, high = told(restless).quantile([0.1, 0.9], 90)
     assert 850 < low < 1000 < high < 1150, "adding up its daily changes would say 650 and 1350"
+
+
+def test_a_busy_week_does_not_become_a_habit() -> None:
+    growth = np.full(365, 10.0)
+    growth[-14:-7] = 50  # each day within what is usual for a day; the week is not
+    values = 1e4 + np.cumsum(growth)
+    middle, high = told(values).quantile([0.5, 0.8], 90) - values[-1]
+    assert 900 < middle < 1200
+    assert high < 1700, "the last two weeks' pace would say 2700"
+
+
+def test_two_quiet_weeks_say_little_where_most_days_are_quiet() -> None:
+    growth = np.where(np.arange(365) % 12 == 4, 120.0, 0.0)
+    growth[-14:] = 0
+    values = 1e4 + np.cumsum(growth)
+    assert told(values).probability_reached(values[-1] + 1, 60) > 0.85
+
+
+def test_where_every_day_grows_the_last_weeks_count_more() -> None:
+    growth = np.full(365, 10.0)
+    growth[-60:] = 14
+    values = 1e4 + np.cumsum(growth)
+    assert told(values).quantile(0.5, 30) - values[-1] > 30 * 11.5, "the year's pace is 10.7 a day"
+
+
+def test_a_restless_level_stays_where_it_is_for_a_year() -> None:
+    chances = []
+    for seed in range(12):
+        restless = 80 + np.random.default_rng(seed).normal(0, 1.5, 365)
+        chances.append(told(restless, horizon_days=365).probability_reached(100, 365))
+    assert np.mean(chances) < 0.06
