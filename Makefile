@@ -29,7 +29,7 @@ vm-test: setup ## of these, only the tests on practice machines
 	  $(BIN)/python -m pytest -q -m vm --last-failed --last-failed-no-failures none; }
 
 story-test: setup ## the founding story on one practice machine, headless, from a crawling service to the moved database
-	@RUNBOOKS_STORY=1 $(BIN)/python -m pytest -q -s -m vm tests/procedures/test_the_story.py
+	@$(BIN)/python -m pytest -q -s -m vm tests/procedures/test_the_story.py
 
 guided-test: setup ## the incident's notebooks in JupyterLab, question by question; pictures: make guided-test PICTURES=dir
 	@RUNBOOKS_GUIDED=1 RUNBOOKS_SCREENSHOTS=$(PICTURES) $(BIN)/python -m pytest -q -m vm tests/browser/test_incident_in_browser.py

@@ -270,7 +270,7 @@ STEPS = (
     LASTS,
     Step(
         name=SWITCH,
-        title="Switch: stop the service, copy the rest, prove that nothing differs, start it on the copy",
+        title="Stop the service, copy the rest, prove that nothing differs, start it on the copy",
         why="The old path must lead to the new place, and no byte may be lost.",
         needs=(LOOK, LASTING, COPY),
         prechecks=(_copied("the copy is there"),),

@@ -17,6 +17,8 @@ from runbooks_lib import jupyter
 from runbooks_lib.reports.run import find
 
 # Not through the menu: before the kernel is there it would ask which one, and wait for ever.
+LIGHT, DARK = "JupyterLab Light", "JupyterLab Dark"
+SETTLE_MILLISECONDS = 700
 RUN_ALL = """async () => {
     const widget = jupyterapp.shell.currentWidget;
     await widget.context.ready;
@@ -104,3 +106,27 @@ def type_in(page: Any, words: str) -> None:
 def keep(page: Any, name: str, place: Path) -> None:
     """A picture, in $RUNBOOKS_SCREENSHOTS where that is set."""
     page.screenshot(path=Path(os.environ.get("RUNBOOKS_SCREENSHOTS") or place) / f"{name}.png")
+
+
+def keep_every(page: Any, name: str, place: Path, shown: str, *, at: str = "end") -> None:
+    """Three pictures: as it is, in the dark theme, and in a window of 600 pixels, each with the last output that holds
+    the text `shown` (or is the class `.shown`) at the end (or the start) of the window."""
+    usual = page.viewport_size
+    for kind, theme, size in (
+        ("", LIGHT, usual), ("-dark", DARK, usual), ("-narrow", LIGHT, {"width": 600, "height": 1000})
+    ):  # fmt: skip
+        page.set_viewport_size(size)
+        page.evaluate(f"jupyterapp.commands.execute('apputils:change-theme', {{theme: '{theme}'}})")
+        page.wait_for_function(f"document.body.dataset.jpThemeName === '{theme}'")
+        for _ in range(2):  # cells above are drawn when they come into sight, and then have another height
+            page.evaluate(
+                "([what, where]) => { const all = what.startsWith('.') ? [...document.querySelectorAll(what)] : "
+                "[...document.querySelectorAll('.jp-OutputArea-child, .jp-Stdin, .jp-MarkdownOutput')]"
+                ".filter((each) => each.textContent.includes(what)); "
+                "all[all.length - 1].scrollIntoView({block: where}); }",
+                [shown, at],
+            )
+            page.wait_for_timeout(SETTLE_MILLISECONDS)
+        keep(page, name + kind, place)
+    page.set_viewport_size(usual)
+    page.evaluate(f"jupyterapp.commands.execute('apputils:change-theme', {{theme: '{LIGHT}'}})")

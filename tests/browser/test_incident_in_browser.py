@@ -9,7 +9,6 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import nbformat
 import pytest
@@ -18,7 +17,7 @@ from runbooks_lib import jupyter
 from runbooks_lib.runbook import executed, journal, runs
 from runbooks_lib.training.lab.load import Load
 from runbooks_lib.training.lab.machine import Machine
-from tests.browser.lab_page import answer, browser_page, filled_in, finish, keep, run_all, serving, type_in
+from tests.browser.lab_page import answer, browser_page, filled_in, finish, keep, keep_every, run_all, serving, type_in
 
 pytestmark = [
     pytest.mark.lab,
@@ -37,7 +36,9 @@ def full(machine: Machine) -> Iterator[Machine]:
     machine.sh(
         "mkfs.ext4 -q /dev/disk/by-id/virtio-spare && mkdir -p /srv/new && mount /dev/disk/by-id/virtio-spare /srv/new "
         "&& install -d -o postgres -g postgres /srv/new/pg /srv/db/artifacts\nset -- $(stat -f -c '%a %S' /srv/db)\n"
-        f"fallocate -l $(($1 * $2 - {30 * 2**20})) /srv/db/artifacts/nightly-0815.tar",
+        f"fallocate -l $(($1 * $2 - {30 * 2**20})) /srv/db/artifacts/nightly-0815.tar\n"
+        "install -d -o oncall /var/log/guided; cd /var/log/guided; seq 200000 >app.log; chown oncall app.log\n"
+        "touch -d '2 hours ago' app.log",
         deadline_seconds=180,
     )
     yield machine
@@ -54,6 +55,9 @@ def lab(full: Machine, tmp_path: Path) -> Iterator[jupyter.Lab]:
     filled_in("relieve-disk-pressure", notebooks, {"host": host, "mountpoint": "/srv/db", "way": "extend-volume"})
     move = {"directory": OLD, "target": NEW, "backup": "pgbackrest, this morning 04:00", "throttle_mb": 2}
     filled_in("relocate-database", notebooks, {"host": host, **move, "most_io_pressure": 100})
+    filled_in("clean-log-directory", notebooks, {"host": host, "directory": "/var/log/guided"})
+    kept = {"kept": f"{OLD}.relocated", "backup": "pgbackrest, this afternoon", "without_reboot": True}
+    filled_in("remove-relocated-data", notebooks, {"host": host, **kept})
     inventory = tmp_path / "runbooks.toml"
     inventory.write_text(
         f'outputs = "out"\nssh_config = "{full.ssh_config}"\n'
@@ -64,11 +68,6 @@ def lab(full: Machine, tmp_path: Path) -> Iterator[jupyter.Lab]:
         yield started
 
 
-def at(page: Any, text: str) -> None:
-    """Where a person would have scrolled to."""
-    page.get_by_text(text).last.scroll_into_view_if_needed()
-
-
 def test_triage_relieve_and_relocate_guided_by_their_questions(lab: jupyter.Lab, full: Machine, tmp_path: Path) -> None:
     with (
         browser_page() as page,
@@ -77,44 +76,58 @@ def test_triage_relieve_and_relocate_guided_by_their_questions(lab: jupyter.Lab,
         load.wait_acknowledged(20, seconds=120)
         run_all(page, lab, "triage-slow-service")
         finish(page)
-        page.evaluate("document.querySelector('.triage-findings').scrollIntoView()")
-        keep(page, "guided-triage", tmp_path)
-        assert "is nearly full" in page.locator(".triage-findings").inner_text()
+        keep_every(page, "guided-triage", tmp_path, ".triage-findings", at="start")
+        assert "is nearly full" in page.locator(".triage-findings").text_content()
 
         run_all(page, lab, "relieve-disk-pressure")
         page.get_by_text("(extend) to go on").last.wait_for()
-        keep(page, "guided-relieve-question", tmp_path)
+        keep_every(page, "guided-relieve-question", tmp_path, "(extend) to go on")
         answer(page, "extend")
         answer(page, full.name)  # a filesystem is not made smaller again: no return
         finish(page)
-        at(page, "Before and after")
-        keep(page, "guided-relieve-done", tmp_path)
+        keep_every(page, "guided-relieve-done", tmp_path, "Before and after", at="start")
 
         run_all(page, lab, "relocate-database")
         page.get_by_text("(copy) to go on").last.wait_for()
-        keep(page, "guided-relocate-question", tmp_path)
-        page.evaluate("document.querySelectorAll('.jp-Cell h2')[0].scrollIntoView()")
-        keep(page, "guided-relocate-plan", tmp_path)
+        keep_every(page, "guided-relocate-question", tmp_path, "(copy) to go on")
+        keep_every(page, "guided-relocate-plan", tmp_path, "[already so] look", at="start")
+        page.get_by_text("The exact commands").last.click()
+        keep(page, "guided-relocate-commands", tmp_path)
+        page.get_by_text("The exact commands").last.click()
         answer(page, "copy")
         page.get_by_text("copy: running").first.wait_for()
         time.sleep(LOOK_SECONDS)
-        at(page, "A second server on the copy")
-        keep(page, "guided-relocate-copying", tmp_path)
+        keep_every(page, "guided-relocate-copying", tmp_path, "copy: running")
         for step in ("follow", "lasting"):
             answer(page, step)
         page.get_by_text(f"({full.name}) to go on").last.wait_for()
-        page.locator("input.jp-Stdin-input").last.scroll_into_view_if_needed()
-        keep(page, "guided-relocate-no-return", tmp_path)
+        keep_every(page, "guided-relocate-no-return", tmp_path, f"({full.name}) to go on")
         type_in(page, "switch")  # a name, and not the one that is asked for
         page.get_by_text("is none of these; nothing was run").wait_for()
         for _ in ("switch", "prove", "tidy"):
             answer(page, full.name)
         finish(page)
-        at(page, "Done. The evidence is in")
-        keep(page, "guided-relocate-done", tmp_path)
+        keep_every(page, "guided-relocate-done", tmp_path, "Done. The evidence is in")
         load.wait_acknowledged(20, seconds=120)
+
+        run_all(page, lab, "clean-log-directory")
+        page.get_by_text("(rotate) to go on").last.wait_for()
+        keep_every(page, "guided-logs-question", tmp_path, "(rotate) to go on")
+        for step in ("rotate", "compress"):
+            answer(page, step)
+        finish(page)
+        keep_every(page, "guided-logs-done", tmp_path, "Done. The evidence is in")
+
+        run_all(page, lab, "remove-relocated-data")
+        page.get_by_text(f"({full.name}) to go on").last.wait_for()
+        keep_every(page, "guided-remove-no-return", tmp_path, f"({full.name}) to go on")
+        answer(page, full.name)
+        finish(page)
+        keep_every(page, "guided-remove-done", tmp_path, "Done. The evidence is in")
     assert load.verify().ok
-    directory = runs.directories(tmp_path / "out/runs")[0]
+    assert full.sh(f"ls -d {OLD}.relocated 2>/dev/null", check=False, changes=False).strip() == ""
+    assert full.sh("ls /var/log/guided", changes=False).split()[-1].endswith(".gz")
+    (directory,) = [each for each in runs.directories(tmp_path / "out/runs") if "relocate-database" in each.name]
     decisions = [entry for entry in journal.read(directory / journal.NAME).entries if entry.kind == "decision"]
     assert [entry.data["typed"] for entry in decisions] == ["copy", "follow", "lasting", *[full.name] * 3]
     kept = nbformat.read(directory / executed.NAME, as_version=4)

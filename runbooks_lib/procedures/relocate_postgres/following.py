@@ -41,7 +41,7 @@ done
 """
 _FOLLOWS = f"""[ $stage = here ] || yes "the database is at $T already, or on its way"
 runs "$R" || yes "the database is stopped: its switch has begun, and decides"
-runs "$T" || no "no server runs on the copy: $(tail -n 3 "$W/standby.log" 2>/dev/null)"
+runs "$T" || {{ said=$(tail -n 3 "$W/standby.log" 2>/dev/null); no "no server runs on the copy${{said:+: $said}}"; }}
 said=$(old "select state || ' ' || pg_wal_lsn_diff(pg_current_wal_lsn(), replay_lsn)::bigint from pg_stat_replication
   where application_name = '$SLOT' order by pid limit 1") || cannot_tell "psql gave no answer"
 case $said in

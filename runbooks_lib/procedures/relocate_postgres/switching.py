@@ -198,7 +198,7 @@ def _switched(known: Known) -> str:
 
 SWITCHING = Step(
     name=SWITCH,
-    title="Switch: stop, prove that the copy has everything, start on the copy, take writes",
+    title="Stop, prove that the copy has everything, start on the copy, take writes",
     why="The old path must lead to the new place, and no acknowledged write may be lost.",
     needs=(LOOK, LASTING, FOLLOW),
     prechecks=(

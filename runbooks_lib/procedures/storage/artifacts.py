@@ -36,7 +36,7 @@ def ways(seen: Seen, want_bytes: int, files: Sequence[str] = ()) -> Iterator[Way
     missing = [name for name, size in zip(files, seen.survey.files, strict=False) if size is None]
     refused = ""
     if not files:
-        refused = "name them one by one (`files` in the notebook, --file); a directory or a pattern is not taken"
+        refused = "name them one by one (parameter files, or --file); a directory or a pattern is not taken"
     elif missing:
         refused = f"{missing[0]} is not a file on {seen.mountpoint}"
     elif room < sum(sizes):
