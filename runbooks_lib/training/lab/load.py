@@ -166,6 +166,14 @@ class Load:
             unknown_present=len(rows & unknown),
         )
 
+    def missing(
+        self, address: tuple[str, int] | None = None, *, patience_seconds: float = 60.0
+    ) -> tuple[tuple[str, int], ...]:
+        """Commits that were acknowledged until now and are not in the table, while the clients write on; () when all
+        are there. Raises RunbookError when the table cannot be read."""
+        told = {(client.name, number) for client in self._clients for number, _ in list(client.acknowledged)}
+        return tuple(sorted(told - self._read_table(address or self.addresses[0], patience_seconds)))
+
     def _read_table(self, address: tuple[str, int], patience_seconds: float) -> set[tuple[str, int]]:
         names = ", ".join(f"'{client.name}'" for client in self._clients)
         statement = f"select client, number from acknowledged where client in ({names})"  # noqa: S608 - our own names

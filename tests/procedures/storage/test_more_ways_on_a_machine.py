@@ -1,8 +1,9 @@
 """Every other way on one practice machine whose service works and whose database is written to all the while.
 
-One load runs through all of the file. Around each way: commits go on, a build is finished, and neither the database nor
-the service was started anew; at the end nothing that was acknowledged is lost. What is a matter of filesystems or of
-PostgreSQL alone is tested natively beside this file. The ordinary run has the quick ones."""
+One load runs through all of the file. Around each way: commits go on, a build is finished, neither the database nor
+the service was started anew, and nothing that was acknowledged is lost; at the end nothing that was refused is there.
+What is a matter of filesystems or of PostgreSQL alone is tested natively beside this file. The ordinary run has the
+quick ones."""
 
 from __future__ import annotations
 
@@ -75,6 +76,7 @@ class Busy:
             time.sleep(0.5)
         assert self.machine.sh(_SERVICES, changes=False) == before
         assert count > 0
+        assert not self.load.missing()
         print(f"{name}: {seconds:.1f} s, {count} commits meanwhile, at most {gap:.1f} s apart")
 
     def ways(self, mountpoint: str = DATABASE, want_bytes: int = GIB) -> dict[str, Way]:
