@@ -10,7 +10,8 @@ from runbooks_lib.runbook.step import Check, Known, Read, Text
 
 LOOK = files(__package__).joinpath("look.sh").read_text(encoding="utf-8")
 PATIENT_SECONDS = 120.0
-_FUNCTION = re.compile(r"^([a-z_]+)\(\) \{.*?(?:^\}| \})$", re.MULTILINE | re.DOTALL)
+# On one line, or up to a brace at a line's beginning: a line in the middle may end with one too.
+_FUNCTION = re.compile(r"^([a-z_]+)\(\) \{(?:[^\n]* \}|.*?^\})$", re.MULTILINE | re.DOTALL)
 _FUNCTIONS = {match[1]: match[0] for match in _FUNCTION.finditer(LOOK)}
 TOOLS = "PATH=$PATH:/usr/sbin:/sbin LVM_SUPPRESS_FD_WARNINGS=1; export PATH LVM_SUPPRESS_FD_WARNINGS\n"
 

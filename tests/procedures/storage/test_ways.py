@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -14,7 +16,7 @@ from runbooks_lib.facts.fact import Fact, State, available
 from runbooks_lib.facts.filesystems import Usage
 from runbooks_lib.facts.postgres import Archiver, Slot
 from runbooks_lib.procedures.storage import seen as seeing
-from runbooks_lib.procedures.storage import survey
+from runbooks_lib.procedures.storage import shell, survey
 from runbooks_lib.procedures.storage.seen import Disk, JournalFile, Log, Seen, Volume
 from runbooks_lib.procedures.storage.way import NEVER, Safety, Way
 from tests.procedures.storage.hosts import GIB, MIB, deleted, filesystem, lvm, seen, server, thin
@@ -234,3 +236,17 @@ def test_a_row_of_the_survey_that_makes_no_sense_is_left_out() -> None:
     assert read.units == {1: ("a.service", True)}
     assert read.logs[0].path == "/a"
     assert read.files == (8192, None)
+
+
+@pytest.mark.parametrize("name", sorted(shell._FUNCTIONS))
+def test_a_function_that_a_command_takes_along_is_whole(name: str) -> None:
+    text = shell.only(name)
+    assert subprocess.run(["sh", "-n"], input=text, text=True, check=False).returncode == 0, text
+    defined = subprocess.run(
+        ["sh", "-c", f"{text}command -v {name}"], text=True, capture_output=True, check=False, timeout=10
+    )
+    assert defined.stdout.strip() == name
+
+
+def test_no_function_of_look_is_forgotten() -> None:
+    assert set(shell._FUNCTIONS) == set(re.findall(r"^([a-z_]+)\(\)", shell.LOOK, re.MULTILINE))
