@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from runbooks_lib.procedures.relocate_postgres import fstab
@@ -107,6 +107,15 @@ def as_owner(program: str, *words: str, input: str = "") -> str:
     return (done.stdout or "").strip()
 
 
+def unmount(place: Path) -> None:
+    """Somebody else's look at it (a `df`, a scan of mounts) holds it for a moment: asked for ten seconds."""
+    for _ in range(100):
+        if not subprocess.run(["umount", str(place)], check=False, capture_output=True).returncode:
+            return
+        time.sleep(0.1)
+    subprocess.run(["umount", str(place)], check=True)
+
+
 @contextmanager
 def here(megabytes: int, *, images: str | None = None, apart: bool = False, data: str = "main") -> Iterator[Here]:
     """A running cluster with about so much data in it, in `old`/data. `images`: where the file systems are kept."""
@@ -172,8 +181,7 @@ def _end(root: Path) -> None:
             os.kill(int(process.name), signal.SIGKILL)
     places = [*(root / "old").glob("*"), *(root / name for name in PARTITIONS)]  # a bind mount comes first
     for place in places:
-        for _ in range(100):
-            if not os.path.ismount(place) or not subprocess.run(["umount", str(place)], check=False).returncode:
-                break
-            time.sleep(0.1)
+        if os.path.ismount(place):
+            with suppress(subprocess.CalledProcessError):
+                unmount(place)
     shutil.rmtree(root, ignore_errors=True)

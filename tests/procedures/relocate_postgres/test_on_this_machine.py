@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.relocate.here import Here, as_owner, here
+from benchmarks.relocate.here import Here, as_owner, here, unmount
 from benchmarks.relocate.moving import by_runbook
 from runbooks_lib.hosts.local import LocalHost
 from runbooks_lib.procedures.relocate_postgres import RUNBOOK, prechecks
@@ -377,7 +377,7 @@ def test_a_target_in_memory_or_too_small_is_refused(cluster: Here, tmp_path: Pat
     try:
         assert "is tmpfs" in blocked(aimed(cluster, target=str(place / "main")).plan())
     finally:
-        subprocess.run(["umount", str(place)], check=True)
+        unmount(place)
     ballast = cluster.free("x").parent / "ballast"
     free = os.statvfs(ballast.parent)
     subprocess.run(["fallocate", "-l", str(free.f_bavail * free.f_bsize - 50_000_000), str(ballast)], check=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.relocate.here import TABLESPACE, Here, as_owner, here
+from benchmarks.relocate.here import TABLESPACE, Here, as_owner, here, unmount
 from runbooks_lib.hosts.local import LocalHost
 from runbooks_lib.procedures import remove_relocated
 from runbooks_lib.procedures.relocate_postgres import RUNBOOK
@@ -198,7 +198,7 @@ def test_the_room_for_them_is_counted_where_they_go(cluster: Here) -> None:
         for given in ({"wal": f"{place}/wal"}, {"tablespaces": [f"{TABLESPACE}={place}/fast"]}):
             assert f"{place} has " in blocked(aimed(cluster, **given).plan())
     finally:
-        subprocess.run(["umount", str(place)], check=True)
+        unmount(place)
 
 
 def test_old_data_that_a_server_uses_by_a_link_is_not_removed(cluster: Here) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.relocate.here import BIN, Here, as_owner, here
+from benchmarks.relocate.here import BIN, Here, as_owner, here, unmount
 from runbooks_lib.hosts.local import LocalHost
 from runbooks_lib.procedures import remove_relocated
 from runbooks_lib.procedures.relocate_postgres import RUNBOOK
@@ -125,7 +125,7 @@ def test_a_bind_mount_holds_at_the_old_path(cluster: Here) -> None:
     named = str(old).replace(" ", "\\040")
     assert line.startswith(f"{to} {named} none bind,nofail,x-systemd.requires-mounts-for=")
     cluster.stop()
-    subprocess.run(["umount", str(old)], check=True)
+    unmount(old)
 
     # After a boot at which it did not come: nothing is there to start on, and nothing is made there.
     with pytest.raises(RuntimeError):
@@ -139,7 +139,7 @@ def test_a_bind_mount_holds_at_the_old_path(cluster: Here) -> None:
 def test_a_partition_that_is_missing_after_a_reboot_stops_the_server_and_is_named(cluster: Here) -> None:
     to = moved(cluster)
     cluster.stop()
-    subprocess.run(["umount", str(to.parent)], check=True)
+    unmount(to.parent)
     with pytest.raises(RuntimeError):
         cluster.start()
     assert list(to.parent.iterdir()) == []
