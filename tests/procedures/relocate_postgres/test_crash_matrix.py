@@ -88,7 +88,8 @@ class Bench:
                 operator.run("run", at)
             else:
                 self._meanwhile(operator, at)
-                if at[0] in ("source full", "WAL full") and lay not in servers(self.cluster):
+                stays = str(self.cluster.directory.resolve()) == lay  # the move had not come as far as its switch
+                if at[0] in ("source full", "WAL full") and stays and lay not in servers(self.cluster):
                     self.cluster.start()  # no room for WAL ends the server; who has made room starts it
             self.mark(["none"])
             ended = operator.run(then)
