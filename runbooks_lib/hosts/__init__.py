@@ -3,8 +3,8 @@
 import sys
 
 if "paramiko" not in sys.modules and "invoke" not in sys.modules:
-    # paramiko brings in invoke, and with it asyncio and unittest, for `Match exec`, which we refuse: 9 MB and a seventh
-    # of a second of every start. It goes without where there is none.
+    # paramiko brings in invoke, and with it asyncio and unittest, for `Match exec`, which we refuse: 9 MB and 60 ms of
+    # every start. It goes without where there is none.
     sys.modules["invoke"] = None  # type: ignore[assignment]
     try:
         import paramiko  # noqa: F401

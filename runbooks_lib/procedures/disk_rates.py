@@ -34,6 +34,7 @@ renice -n 19 -p $$ >/dev/null 2>&1; ionice -c 3 -p $$ 2>/dev/null
 up() {{ read -r now x </proc/uptime; now=${{now%.*}}${{now#*.}}; }}
 reads() {{ # KIND FILE COUNT: runs of so many parts, one after another, while there is time
   at=0 x=0
+  [ "$1" = target ] || {{ [ -f "$2" ] && [ ! -L "$2" ]; }} || return 0 # it may have become a device meanwhile
   while [ $x = 0 ] && [ $runs -lt {_MOST_RUNS} ] && up && [ "$now" -lt $until ]; do
     runs=$((runs + 1))
     said=$(timeout {_STUCK_SECONDS} dd if="$2" of=/dev/null iflag=direct bs={PART_BYTES} count=$3 skip=$at 2>&1); x=$?
@@ -47,15 +48,16 @@ reads() {{ # KIND FILE COUNT: runs of so many parts, one after another, while th
 }}
 rates() {{ # NAME TARGET DIRECTORY…: how much is there, and how fast it comes
   name=$1 to=${{2%/*}}/; shift 2
-  list=$(find "$@" -xdev $PRUNE -type f -size +0 -printf '%s %p\\n' 2>/dev/null | awk -v name="$name" '
+  # A name with a newline could name another file in its second line: it is counted, and not read.
+  list=$(find "$@" -xdev $PRUNE -type f -size +0 \\( -path "*
+*" -printf '%s\\n' -o -printf '%s %p\\n' \\) 2>/dev/null | awk -v name="$name" '
     function keep(kind, count, most) {{ # each file is as likely to be chosen as another
       if (count <= most) chosen[kind, count] = $0
       else if ((i = int(rand() * count) + 1) <= most) chosen[kind, i] = $0 }}
     BEGIN {{ srand() }}
-    !/^[0-9]+ / {{ next }}
-    {{ size = $1; bytes += size; sub(/^[0-9]+ /, "") }}
-    size > {PART_BYTES} {{ large += size; keep("large", ++larges, {_MOST_LARGE}) }}
-    size <= {PART_BYTES} {{ keep("small", ++smalls, {_MOST_SMALL}) }}
+    {{ size = $1; bytes += size; named = / /; sub(/^[0-9]+ /, "") }}
+    size > {PART_BYTES} {{ large += size; if (named) keep("large", ++larges, {_MOST_LARGE}) }}
+    size <= {PART_BYTES} {{ smalls++; if (named) keep("small", ++named_smalls, {_MOST_SMALL}) }}
     END {{ printf "place %s %.0f %d %.0f\\n", name, bytes, smalls, large
       for (each in chosen) {{ split(each, key, SUBSEP); print key[1] " " chosen[each] }} }}')
   printf '%s\\n' "$list" | grep '^place '

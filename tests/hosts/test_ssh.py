@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from runbooks_lib.hosts.bastion import Bastions
+from runbooks_lib.hosts.capture import Capture
 from runbooks_lib.hosts.host import (
     AuthRefused,
     DeadlineExceeded,
@@ -230,6 +231,15 @@ def test_a_socket_is_closed_by_the_thread_that_reads_it_and_by_nobody_else(pract
     transport.join(2)
     assert not transport.is_alive()
     assert transport.sock.fileno() == -1
+
+
+def test_a_kept_connection_keeps_no_answer(practice):
+    with contextlib.closing(host_with(practice)) as host:
+        text = host.run(Script("i=0; while [ $i -lt 2000 ]; do echo kept-$i; i=$((i+1)); done")).stdout
+        assert len(text) > 16_000
+        captures = [each for each in gc.get_objects() if isinstance(each, Capture)]
+        assert all(len(each.stdout.data) == 0 for each in captures)
+        assert host.run(ECHO).stdout == b"here\n"
 
 
 def test_reading_hosts_does_not_bring_in_what_paramiko_needs_for_a_match_exec():

@@ -79,6 +79,24 @@ def test_a_real_disk_is_measured_or_said_not_to_be(tmp_path: Path) -> None:
     assert ("could not be measured" in said) == (rate is None and place["target_bytes_per_second"] is None)
 
 
+def test_a_file_name_makes_it_read_nothing_else(tmp_path: Path) -> None:
+    """As root, to open some devices is to do something: /dev/watchdog starts a clock that ends with a boot."""
+    tools, directory, told = tmp_path / "tools", tmp_path / "data", tmp_path / "told"
+    tools.mkdir()
+    (tools / "dd").write_text(f"#!/bin/sh\nprintf '%s\\n' \"$*\" >>{told}\n")
+    (tools / "dd").chmod(0o755)
+    for size in (5, 500_000):
+        (directory / f"x\n{size} " / "dev").mkdir(parents=True)
+    (directory / "x\n5 /dev/watchdog").write_bytes(b"12345")
+    (directory / "x\n500000 /dev/watchdog").write_bytes(b"1" * 500_000)
+    (directory / "small").write_bytes(b"12345")
+    (place,) = measured(directory, path=str(tools)).values()
+    assert (place["small"], place["large_bytes"], place["bytes"]) == (2, 500_000, 500_010)
+    read = [line for line in told.read_text().splitlines() if str(directory) in line or "watchdog" in line]
+    assert read
+    assert all(f"if={directory}/small " in line for line in read)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="the target's device is root's to read")
 def test_nothing_is_written(tmp_path: Path) -> None:
     directory = a_directory(tmp_path)
