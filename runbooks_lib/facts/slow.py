@@ -113,7 +113,9 @@ def parse_slow(
         journal=_journal(answer) if "kernel-log" in ask else None,
         directories=fact(
             "directories",
-            lambda answer, _: answer.fact(lambda text: directories.parse(text, mountpoint), "directories"),
+            lambda answer, _: answer.fact(
+                lambda text: directories.parse(text, mountpoint, answer.sections.get("large-files", "")), "directories"
+            ),
         ),
         postgres=fact("postgres", _postgres),
         postgres_activity=_activity(answer) if "postgres-activity" in ask else None,

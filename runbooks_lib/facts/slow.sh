@@ -180,25 +180,41 @@ if wanted directories; then
   elif [ ! -d "$name" ]; then
     missing="${missing}absent directories$nl"
   else
-    lower=''
+    lower='' first=''
     # At the lowest priority a busy host lets it never begin: a walk of seconds is to get somewhere.
     if [ "$seconds" -le 5 ]; then
       command -v nice >/dev/null && lower='nice -n 5'
     else
       command -v nice >/dev/null && lower='nice -n 19'
       command -v ionice >/dev/null && lower="$lower ionice -c 3"
+      first=$lower
     fi
     zero=''
     du -0 -s /dev/null >/dev/null && zero=0
-    mark directories
-    # Newlines inside names become \001 where du can end its rows with NUL; only the sixty largest leave the host.
-    # shellcheck disable=SC2086
-    { { timeout -s KILL "$seconds" $lower du -xk$zero -d 2 "$name"; printf 'status %s\n' "$?" >&3; } |
-      { if [ -n "$zero" ]; then tr '\n\0' '\001\n'; else cat; fi; } | awk '
-      { v = $0 + 0; if (n == 60 && v <= val[60]) next; if (n < 60) n++
+    # Newlines inside names become \001 where du can end its rows with NUL; only the largest rows leave the host.
+    largest() {
+      if [ -n "$zero" ]; then tr '\n\0' '\001\n'; else cat; fi | awk -v m="$1" '
+      { v = $0 + 0; if (n == m && v <= val[m]) next; if (n < m) n++
         for (i = n; i > 1 && val[i - 1] < v; i--) { val[i] = val[i - 1]; row[i] = row[i - 1] }
         val[i] = v; row[i] = $0 }
-      END { for (i = 1; i <= n; i++) print row[i] }'; } 3>&1
+      END { for (i = 1; i <= n; i++) print row[i] }'
+    }
+    # A busy disk may not let the walk get far before its time is over. What fills a disk is often one file, high up in
+    # the tree: those of at least a fiftieth of what is used, and so fifty at most but for sparse ones, are asked first.
+    mark large-files
+    read -r up _ </proc/uptime
+    began=${up%%.*}
+    kib=$(df -P -k "$name" | awk 'NR == 2 { printf "%d", $3 / 50 }')
+    [ "${kib:-0}" -ge 1024 ] || kib=1024
+    # shellcheck disable=SC2086
+    timeout -s KILL $(((seconds + 1) / 2)) $first find "$name" -xdev -maxdepth 3 -type f -size "+${kib}k" -exec du -k$zero {} \; |
+      largest 20
+    read -r up _ </proc/uptime
+    seconds=$((seconds - ${up%%.*} + began))
+    [ "$seconds" -ge 1 ] || seconds=1
+    mark directories
+    # shellcheck disable=SC2086
+    { { timeout -s KILL "$seconds" $lower du -xk$zero -d 2 "$name"; printf 'status %s\n' "$?" >&3; } | largest 60; } 3>&1
   fi
 fi
 

@@ -178,6 +178,31 @@ def test_the_biggest_directories_of_a_place_with_an_awkward_name(host: Host, tmp
     assert 2_000_000 <= rows.rows[0].size_bytes < 2_400_000
 
 
+def test_a_large_file_is_found_though_the_walk_does_not_end(shell_host: NewHost, tmp_path: Path) -> None:
+    tools, top = tmp_path / "tools", tmp_path / "top"
+    (top / "kept" / "of \n old").mkdir(parents=True)
+    (top / "kept" / "of \n old" / "night ly.tar").write_bytes(b"x" * 3_000_000)
+    (top / "loose").write_bytes(b"x" * 2_000_000)
+    (top / "small").write_bytes(b"x" * 50_000)
+    tools.mkdir()
+    (tools / "du").write_text('#!/bin/sh\ncase " $* " in *" -d 2 "*) exec sleep 30 ;; esac\nexec /usr/bin/du "$@"\n')
+    (tools / "du").chmod(0o755)
+    (tools / "df").write_text("#!/bin/sh\necho head\necho x 9000000 70000 0 0 x\n")  # else a real disk's fiftieth
+    (tools / "df").chmod(0o755)
+    host = shell_host(("sh",), {"PATH": f"{tools}:{os.environ['PATH']}"})
+    fact = collect.read_slow(host, ("directories",), mountpoint=str(top), walk_seconds=2, root=False).directories
+    assert fact is not None
+    found = fact.require()
+    assert not found.complete
+    assert found.detail == "time ran out"
+    assert [file.path for file in found.files] == [str(top / "kept" / "of \n old" / "night ly.tar"), str(top / "loose")]
+    assert [(row.path, row.partial) for row in found.rows] == [
+        (str(top / "kept"), True),
+        (str(top / "kept" / "of \n old"), True),
+    ]
+    assert 3_000_000 <= found.rows[0].size_bytes < 3_100_000
+
+
 def test_a_directory_that_is_not_there_is_absent(host: Host) -> None:
     found = collect.read_slow(host, ("directories",), mountpoint="/no such/place", root=False).directories
     assert found is not None

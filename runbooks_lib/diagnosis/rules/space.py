@@ -290,15 +290,39 @@ def _directory(scene: Scene, place: str) -> Share | None:
     ]
     # The deepest directory that still holds nearly all of the largest one.
     best = max(rows, key=lambda row: row.size_bytes, default=None)
+    beside = [
+        file
+        for file in walked.files
+        if file.path.rpartition("/")[0] == place.rstrip("/")
+        and not any(file.path.startswith(path + "/") for path in known)
+    ]
+    loose = max(beside, key=lambda file: file.size_bytes, default=None)  # in no directory but the mount's own
+    if loose is not None and (best is None or loose.size_bytes > best.size_bytes):
+        name = words.plain(loose.path)
+        return Share(
+            "file-grown",
+            loose.size_bytes,
+            f"the file `{name}` has grown",
+            f"the file `{name}` takes {words.amount(loose.size_bytes)}",
+            f"`ls -l --time-style=full-iso {name}`, `lsof -nP {name}`: how old is it, and who has it open?",
+            "ask its owner what it is for; then move it to another file system",
+            grows=False,
+            subject=loose.path,
+        )
     if best is None:
         return None
     inside = [row for row in rows if row.path.startswith(best.path + "/") and row.size_bytes > 0.8 * best.size_bytes]
     best = max(inside, key=lambda row: len(row.path), default=best)
+    file = next((file for file in walked.files if file.path.startswith(best.path + "/")), None)
+    least = "" if walked.complete else " at least"
+    sign = f"`{words.plain(best.path)}` takes {words.amount(best.size_bytes)}{least}"
+    if file is not None:
+        sign += f", `{words.plain(file.path.removeprefix(best.path + '/'))}` in it {words.amount(file.size_bytes)}"
     return Share(
         "directory-grown",
         best.size_bytes,
         f"`{words.plain(best.path)}` has grown",
-        f"`{words.plain(best.path)}` takes {words.amount(best.size_bytes)}" + ("" if walked.complete else " at least"),
+        sign,
         f"`ls -lS --time-style=full-iso {words.plain(best.path)} | head`: which file is new or grows?",
         "see who writes there and turn that off or down; then rotate and compress, or move it",
         grows=False,
