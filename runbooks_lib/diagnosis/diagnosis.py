@@ -40,7 +40,8 @@ class Diagnosis:
     @property
     def headline(self) -> str:
         """One line: the first finding, or that nothing was found, and how much could not be told."""
-        gaps = f"; {words.count(len(self.untold), 'question')} could not be answered" if self.untold else ""
+        how = "still open" if self.scene.pending else "could not be answered"
+        gaps = f"; {words.count(len(self.untold), 'question')} {how}" if self.untold else ""
         if self.first is None:
             return f"nothing wrong was found on {self.host}{gaps}"
         more = sum(not finding.because and finding.severity is not Severity.INFO for finding in self.findings) - 1

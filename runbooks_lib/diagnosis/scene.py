@@ -48,7 +48,8 @@ class Deeper:
 
 @dataclass(frozen=True)
 class Scene:
-    """One host at `now` (UTC). `snapshot` is None when it was not reached, and `unreached` says how that failed."""
+    """One host at `now` (UTC). `snapshot` is None when it was not reached, and `unreached` says how that failed.
+    `pending`: what had been asked and not been answered when this was put together."""
 
     entry: HostEntry
     now: datetime
@@ -59,6 +60,7 @@ class Scene:
     baseline: Baseline
     deviations: tuple[Deviation, ...]
     seconds: float
+    pending: tuple[str, ...] = ()
 
     @property
     def host(self) -> str:

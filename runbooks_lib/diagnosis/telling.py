@@ -21,6 +21,8 @@ def text(told: Diagnosis) -> str:
 def _lines(told: Diagnosis) -> Iterator[str]:
     yield f"{told.headline[:1].upper()}{told.headline[1:]}."
     yield looked_at(told)
+    if told.scene.pending:
+        yield so_far(told)
     causes = [finding for finding in told.findings if not finding.because]
     for number, finding in enumerate(causes, 1):
         yield ""
@@ -56,6 +58,12 @@ def _finding(number: int, finding: Finding) -> Iterator[str]:
 def looked_at(told: Diagnosis) -> str:
     """How much was asked, how long that took, when, and what the present is compared with."""
     return f"{told.asked} questions in {told.seconds:.1f} s, {words.moment(told.time)}. {baseline_words(told)}"
+
+
+def so_far(told: Diagnosis) -> str:
+    """Whose answers are still waited for, for a diagnosis that is told early."""
+    waited = words.listing([words.plain(what) for what in told.scene.pending])
+    return f"This is what is known so far: no answer yet about {waited}."
 
 
 def baseline_words(told: Diagnosis) -> str:

@@ -1,15 +1,15 @@
 """Read everything about one host at once, and say what is wrong with it: within ten seconds on a real host.
 
-Four questions run side by side over one connection (the quick script, PostgreSQL, what waits, what is left behind), the
-services are asked from here, and the history is read meanwhile. Only for a file system that is tight a second question
-follows: what lies on it. Nothing is changed and nothing is stored.
+Five questions run side by side over one connection (the quick script, PostgreSQL's sessions and its sizes, what waits,
+what is left behind), the services are asked from here, and the history is read meanwhile. Only for a file system that
+is tight one more follows: what lies on it. Nothing is changed and nothing is stored.
 """
 
 from __future__ import annotations
 
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -36,9 +36,17 @@ from runbooks_lib.hosts.opening import open_host
 SAMPLE_SECONDS = 2.5
 DEADLINE_SECONDS = 45.0  # a question that takes longer is told as not answered
 WALK_SECONDS = 5
-_POSTGRES = ("postgres", "postgres-activity")
-_WAITING = ("waiting", "connections", "process-io", "kernel-log")
-_LEFT_BEHIND = ("deleted-files", "journal-use", "boots")
+EARLY_SECONDS = 8.0  # what is known by then is told at once, if some questions still wait
+# One script each, at once: on a disk that is slow, PostgreSQL may take half a minute for sizes, and nobody waits for
+# another's.
+_ASKED = {
+    "PostgreSQL's sessions": ("postgres-activity",),
+    "PostgreSQL's sizes": ("postgres",),
+    "what threads and neighbours wait for": ("waiting", "connections", "process-io", "kernel-log"),
+    "deleted files and the journal": ("deleted-files", "journal-use", "boots"),
+}
+_SERVICES, _PAST, _WALK = "the services", "the host's past", "the directories of "
+Early = Callable[[Diagnosis], None]
 
 
 def triage(
@@ -47,19 +55,30 @@ def triage(
     *,
     opened: Host | None = None,
     now: datetime | None = None,
+    early: Early | None = None,
 ) -> Diagnosis:
     """What is wrong with one host of the inventory. `config` is a checked Config, a file, or None for the usual one.
 
-    `opened` is used instead of connecting. Raises UsageError for an unknown host, and a HostError when the host refuses
-    us (key, login, shell), which is no finding about it; one that cannot be reached is a finding.
+    `opened` is used instead of connecting. `early` is called at most once, after EARLY_SECONDS, with what is known by
+    then if some questions still wait for their answers (a database on a slow disk takes its time to say so).
+
+    Raises UsageError for an unknown host, and a HostError when the host refuses us (key, login, shell), which is no
+    finding about it; one that cannot be reached is a finding.
     """
     if not isinstance(config, Config):
         config = inventory.load(config or None)
     (entry,) = config.select(host)
-    return diagnose(read_scene(config, entry, opened=opened, now=now))
+    return diagnose(read_scene(config, entry, opened=opened, now=now, early=early))
 
 
-def read_scene(config: Config, entry: HostEntry, *, opened: Host | None = None, now: datetime | None = None) -> Scene:
+def read_scene(
+    config: Config,
+    entry: HostEntry,
+    *,
+    opened: Host | None = None,
+    now: datetime | None = None,
+    early: Early | None = None,
+) -> Scene:
     """Everything the rules look at, of one host. Raises as `triage`."""
     begin = time.monotonic()
     at = (now or datetime.now(UTC)).astimezone(UTC)
@@ -67,15 +86,15 @@ def read_scene(config: Config, entry: HostEntry, *, opened: Host | None = None, 
     pool = ThreadPoolExecutor(max_workers=8, thread_name_prefix="triage")
     try:
         quick = pool.submit(read_snapshot, host, sample_seconds=SAMPLE_SECONDS, deadline_seconds=DEADLINE_SECONDS)
-        slow = [
-            pool.submit(read_slow, host, ask, deadline_seconds=DEADLINE_SECONDS)
-            for ask in (_POSTGRES, _WAITING, _LEFT_BEHIND)
-        ]
-        asked = pool.submit(services_asking.ask, entry.services)
+        asked: dict[str, Future[Any]] = {
+            what: pool.submit(read_slow, host, facts, deadline_seconds=DEADLINE_SECONDS)
+            for what, facts in _ASKED.items()
+        }
+        asked[_SERVICES] = pool.submit(services_asking.ask, entry.services)
         snapshot, unreached = _snapshot(quick)
-        past = pool.submit(_baseline, config, entry.name, at, snapshot)
-        walks = {
-            place.mountpoint: pool.submit(
+        asked[_PAST] = pool.submit(_baseline, config, entry.name, at, snapshot)
+        for place in filter(worth_walking, _places(snapshot)):
+            asked[_WALK + place.mountpoint] = pool.submit(
                 read_slow,
                 host,
                 ("directories",),
@@ -83,18 +102,51 @@ def read_scene(config: Config, entry: HostEntry, *, opened: Host | None = None, 
                 walk_seconds=WALK_SECONDS,
                 deadline_seconds=DEADLINE_SECONDS,
             )
-            for place in _places(snapshot)
-            if worth_walking(place)
-        }
-        deeper = Deeper() if snapshot is None else _deeper([_slow(each) for each in slow])
-        deeper = replace(deeper, directories={place: _slow(walk).directories for place, walk in walks.items()})
-        services, base = asked.result(), past.result()
+
+        def scene() -> Scene:
+            return _scene(entry, at, snapshot, unreached, asked, time.monotonic() - begin)
+
+        if early is not None and snapshot is not None:
+            wait(asked.values(), max(0.0, EARLY_SECONDS - (time.monotonic() - begin)))
+            known = scene()
+            if known.pending:
+                early(diagnose(known))
+        wait(asked.values())
+        return scene()
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
         if opened is None:
             host.close()
-    compared = deviations(snapshot, base) if snapshot else ()
-    return Scene(entry, at, snapshot, unreached, deeper, services, base, compared, time.monotonic() - begin)
+
+
+def _scene(
+    entry: HostEntry,
+    at: datetime,
+    snapshot: Snapshot | None,
+    unreached: HostError | None,
+    asked: Mapping[str, Future[Any]],
+    seconds: float,
+) -> Scene:
+    """What has been answered by now; whose answer is still waited for stands in the scene's `pending`."""
+    pending = tuple(what for what, future in asked.items() if not future.done())
+    answers = {what: None if what in pending else future for what, future in asked.items()}
+    services = answers[_SERVICES]
+    past = answers[_PAST]
+    base = past.result() if past else Baseline({}, "it has not been read yet")
+    slow = {what: _slow(answer) for what, answer in answers.items() if what not in (_SERVICES, _PAST)}
+    deeper = Deeper() if snapshot is None else _deeper(slow)
+    return Scene(
+        entry,
+        at,
+        snapshot,
+        unreached,
+        deeper,
+        services.result() if services else (),
+        base,
+        deviations(snapshot, base) if snapshot else (),
+        seconds,
+        pending,
+    )
 
 
 def _places(snapshot: Snapshot | None) -> tuple[Filesystem, ...]:
@@ -111,26 +163,28 @@ def _snapshot(future: Future[Snapshot]) -> tuple[Snapshot | None, HostError | No
 class _Unanswered:
     """Stands for a slow answer that did not come: every fact of it is told with the reason."""
 
-    def __init__(self, error: HostError) -> None:
-        late = isinstance(error, DeadlineExceeded)
-        self._fact: Fact[Any] = Fact(State.TIMED_OUT if late else State.UNREADABLE, None, error.what)
+    def __init__(self, state: State, why: str) -> None:
+        self._fact: Fact[Any] = Fact(state, None, why)
 
     def __getattr__(self, _: str) -> Fact[Any]:
         return self._fact
 
 
-def _slow(future: Future[SlowSnapshot]) -> Any:
+def _slow(future: Future[SlowSnapshot] | None) -> Any:
+    if future is None:
+        return _Unanswered(State.TIMED_OUT, "no answer yet")
     try:
         return future.result()
     except HostError as error:
-        return _Unanswered(error)
+        late = isinstance(error, DeadlineExceeded)
+        return _Unanswered(State.TIMED_OUT if late else State.UNREADABLE, error.what)
 
 
-def _deeper(answers: list[Any]) -> Deeper:
-    postgres, waiting, left = answers
+def _deeper(slow: Mapping[str, Any]) -> Deeper:
+    activity, postgres, waiting, left = (slow[what] for what in _ASKED)
     return Deeper(
         postgres_details=postgres.postgres,
-        postgres_activity=postgres.postgres_activity,
+        postgres_activity=activity.postgres_activity,
         waiting=waiting.waiting,
         connections=waiting.connections,
         journal_use=left.journal_use,
@@ -138,6 +192,9 @@ def _deeper(answers: list[Any]) -> Deeper:
         kernel_log=waiting.kernel_log,
         process_io=waiting.process_io,
         deleted_files=left.deleted_files,
+        directories={
+            what.removeprefix(_WALK): answer.directories for what, answer in slow.items() if what.startswith(_WALK)
+        },
     )
 
 

@@ -28,6 +28,9 @@ _FINDINGS = _ENVIRONMENT.from_string("""\
 <div class="triage-findings">
 <p class="nobody-needed"><strong>{{ told.headline | sentence | coded }}</strong></p>
 <p class="looked-at">{{ looked_at | coded }}</p>
+{% if told.scene.pending %}
+<p class="looked-at"><strong>{{ so_far | coded }}</strong></p>
+{% endif %}
 {% for finding, explained in causes %}
 <h3 class="finding state-{{ finding.severity }}">{{ loop.index }}. <span class="sign">{{ signs[finding.severity]
 }}</span>
@@ -83,7 +86,8 @@ def findings(told: Diagnosis) -> Piece:
     """The headline, and every cause with its evidence, what would confirm it, what to do, and what it explains."""
     causes = [(finding, _explained(told, finding)) for finding in told.findings if not finding.because]
     looked_at = telling.looked_at(told)
-    return Piece(_FINDINGS.render(told=told, causes=causes, looked_at=looked_at), telling.text(told))
+    so_far = telling.so_far(told)
+    return Piece(_FINDINGS.render(told=told, causes=causes, looked_at=looked_at, so_far=so_far), telling.text(told))
 
 
 def _explained(told: Diagnosis, cause: Finding) -> str:

@@ -6,6 +6,7 @@ import base64
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from runbooks_lib import config as inventory
 from runbooks_lib import words
@@ -87,4 +88,20 @@ def prepare(config: Config | str | Path | None = None, *, host: str = "") -> Tri
         return TriageReport(None)
     if not isinstance(config, Config):
         config = inventory.load(config or None)
-    return TriageReport(triage(config, host))
+    return TriageReport(_looked(config, host))
+
+
+def _looked(config: Config, host: str) -> Diagnosis:
+    """The whole diagnosis. What is known early stands on the page while the rest is waited for."""
+    from IPython.display import display
+
+    shown: list[Any] = []
+
+    def early(known: Diagnosis) -> None:
+        shown.append(display(triage_page.findings(known), display_id=True))  # type: ignore[no-untyped-call]
+
+    told = triage(config, host, early=early)
+    for each in shown:
+        if each is not None:  # outside of a notebook there is nothing to replace
+            each.update(disk_page.paragraph("All has answered: the findings stand below."))
+    return told

@@ -22,6 +22,7 @@ from runbooks_lib.diagnosis.triage import triage
 from runbooks_lib.errors import UsageError
 from runbooks_lib.facts import services_asking
 from runbooks_lib.facts.fact import State
+from runbooks_lib.reports import triage_page
 from runbooks_lib.terminal import as_json
 
 
@@ -102,6 +103,40 @@ def test_text_and_data_tell_the_same_in_the_same_order(here: Diagnosis) -> None:
         assert finding.cause in text
     for gap in here.untold:
         assert gap.asks in text
+
+
+def test_what_is_known_is_told_early_while_an_answer_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told_early = threading.Event()
+    known: list[Diagnosis] = []
+
+    def early(told: Diagnosis) -> None:
+        known.append(told)
+        told_early.set()
+
+    def late(_: object) -> tuple[()]:
+        assert told_early.wait(60)
+        return ()
+
+    monkeypatch.setattr(services_asking, "ask", late)
+    monkeypatch.setattr("runbooks_lib.diagnosis.triage.EARLY_SECONDS", 0.0)
+    config = written(tmp_path, "[hosts.here]\nlocal = true\n")
+    told = triage(config, "here", early=early)
+    assert len(known) == 1
+    assert "the services" in known[0].scene.pending
+    assert known[0].scene.rates is not None
+    assert "no answer yet about" in telling.text(known[0])
+    assert "the services" in triage_page.findings(known[0]).html
+    assert told.scene.pending == ()
+    assert "so far" not in telling.text(told)
+
+
+def test_nothing_is_told_early_when_all_has_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runbooks_lib.diagnosis.triage.EARLY_SECONDS", 60.0)
+    known: list[Diagnosis] = []
+    triage(written(tmp_path, "[hosts.here]\nlocal = true\n"), "here", early=known.append)
+    assert known == []
 
 
 def test_a_host_that_cannot_be_reached_is_a_finding_and_nothing_else_is_claimed(tmp_path: Path) -> None:

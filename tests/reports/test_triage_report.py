@@ -6,9 +6,11 @@ import shutil
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
+from nbclient import NotebookClient
 
 from runbooks_lib import config as inventory
 from runbooks_lib.diagnosis.diagnosis import Diagnosis, diagnose
@@ -34,6 +36,36 @@ def test_without_a_host_each_cell_says_that_none_is_chosen() -> None:
     report = prepare(host="")
     for cell in (report.findings, report.measures, report.mends, report.not_told):
         assert "No host is chosen" in cell().text
+
+
+def test_a_notebook_shows_what_is_known_early_and_then_only_the_whole(tmp_path: Path) -> None:
+    file = tmp_path / "runbooks.toml"
+    file.write_text("[hosts.here]\nlocal = true\n")
+    seen: list[str] = []
+    notebook = nbformat.v4.new_notebook(
+        cells=[
+            nbformat.v4.new_code_cell(
+                "import time\nfrom runbooks_lib.diagnosis import triage\n"
+                "from runbooks_lib.facts import services_asking\n"
+                "from runbooks_lib.reports.triage_report import prepare\n"
+                "services_asking.ask, triage.EARLY_SECONDS = lambda _: time.sleep(6) or (), 0.0\n"
+                f"report = prepare({str(file)!r}, host='here')"
+            )
+        ]
+    )
+
+    class Client(NotebookClient):
+        def process_message(self, message: Any, cell: Any, index: int) -> Any:
+            if message["msg_type"] in ("display_data", "update_display_data"):
+                seen.append(message["content"]["data"]["text/plain"])
+            return super().process_message(message, cell, index)
+
+    Client(notebook, kernel_name="python3", timeout=120).execute()
+    early, end = seen
+    assert "no answer yet about the services" in early
+    assert "All has answered" in end
+    (output,) = notebook.cells[0].outputs
+    assert output.data["text/plain"] == end
 
 
 def test_the_hosts_words_are_escaped_and_a_cause_stands_with_what_it_explains(looked: Diagnosis) -> None:
