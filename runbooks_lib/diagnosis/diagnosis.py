@@ -10,7 +10,7 @@ from runbooks_lib.diagnosis.finding import Finding, Severity, Untold
 from runbooks_lib.diagnosis.ranking import ranked
 from runbooks_lib.diagnosis.rule import Rule
 from runbooks_lib.diagnosis.rules import RULES
-from runbooks_lib.diagnosis.scene import Scene
+from runbooks_lib.diagnosis.scene import NOT_YET, Scene
 from runbooks_lib.facts.fact import Fact, State
 
 
@@ -59,9 +59,11 @@ def diagnose(scene: Scene, rules: tuple[Rule, ...] = RULES) -> Diagnosis:
                 untold.setdefault((name, why), []).append(rule)
         findings += rule.look(scene)
     for place, walked in scene.deeper.directories.items():
-        partial = walked.value is not None and not walked.value.rows
-        if walked.value is None or partial:
-            why = f"the directories of {place}: " + ("no answer within the time for it" if partial else walked.detail)
+        unknown = any(finding.rule == "filesystem-full" and finding.subject == place for finding in findings)
+        cut_off = unknown and walked.value is not None and not walked.value.complete
+        if walked.value is None or cut_off:
+            detail = walked.value.detail if walked.value is not None else walked.detail
+            why = f"the directories of {place}: {detail}"
             untold[place, why] = [rule for rule in rules if rule.name == "filesystem-full"]
     unique = {finding.key: finding for finding in reversed(findings)}
     gaps = () if scene.unreached is not None else tuple(
@@ -80,6 +82,8 @@ def _missing(scene: Scene, name: str) -> str:
     fact: Fact[object] = scene.fact(name)
     if fact.known:
         return "" if "without root" not in fact.detail else f"{name.replace('_', ' ')}: only in part, {fact.detail}"
+    if fact.detail == NOT_YET:
+        return f"{name.replace('_', ' ')}: {NOT_YET}"
     if fact.state is State.ABSENT and name not in _EVERYWHERE:
         return ""
     return f"{name.replace('_', ' ')} is {fact.state}: {fact.detail}"

@@ -26,6 +26,7 @@ from runbooks_lib.facts.snapshot import Snapshot
 from runbooks_lib.facts.waiting import Sleepers
 from runbooks_lib.hosts.host import HostError
 
+NOT_YET = "no answer yet"  # of a fact that is still waited for, in a scene that is told early
 _NOT_ASKED: Fact[Any] = absent("it was not asked for")
 
 

@@ -21,7 +21,7 @@ from runbooks_lib.diagnosis.baseline import Baseline
 from runbooks_lib.diagnosis.deviation import deviations
 from runbooks_lib.diagnosis.diagnosis import Diagnosis, diagnose
 from runbooks_lib.diagnosis.rules.space import worth_walking
-from runbooks_lib.diagnosis.scene import Deeper, Scene
+from runbooks_lib.diagnosis.scene import NOT_YET, Deeper, Scene
 from runbooks_lib.errors import RunbookError
 from runbooks_lib.facts import services_asking
 from runbooks_lib.facts.collect import read_slow, read_snapshot
@@ -36,6 +36,9 @@ from runbooks_lib.hosts.opening import open_host
 SAMPLE_SECONDS = 2.5
 DEADLINE_SECONDS = 45.0  # a question that takes longer is told as not answered
 WALK_SECONDS = 5
+# Where a disk is busy, five let a walk get nowhere, and PostgreSQL is waited for as long anyway.
+LONG_WALK_SECONDS = 15
+_BUSY_RATIO = 0.5
 EARLY_SECONDS = 8.0  # what is known by then is told at once, if some questions still wait
 # One script each, at once: on a disk that is slow, PostgreSQL may take half a minute for sizes, and nobody waits for
 # another's.
@@ -99,7 +102,7 @@ def read_scene(
                 host,
                 ("directories",),
                 mountpoint=place.mountpoint,
-                walk_seconds=WALK_SECONDS,
+                walk_seconds=_walk_seconds(snapshot),
                 deadline_seconds=DEADLINE_SECONDS,
             )
 
@@ -153,6 +156,12 @@ def _places(snapshot: Snapshot | None) -> tuple[Filesystem, ...]:
     return snapshot.filesystems.value.rows if snapshot is not None and snapshot.filesystems.value is not None else ()
 
 
+def _walk_seconds(snapshot: Snapshot | None) -> int:
+    rates = snapshot.rates.value if snapshot is not None else None
+    busy = [disk.busy_ratio or 0.0 for disk in rates.disks.values()] if rates is not None else []
+    return LONG_WALK_SECONDS if max(busy, default=0.0) >= _BUSY_RATIO else WALK_SECONDS
+
+
 def _snapshot(future: Future[Snapshot]) -> tuple[Snapshot | None, HostError | None]:
     try:
         return future.result(), None
@@ -172,7 +181,7 @@ class _Unanswered:
 
 def _slow(future: Future[SlowSnapshot] | None) -> Any:
     if future is None:
-        return _Unanswered(State.TIMED_OUT, "no answer yet")
+        return _Unanswered(State.TIMED_OUT, NOT_YET)
     try:
         return future.result()
     except HostError as error:

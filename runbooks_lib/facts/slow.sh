@@ -182,7 +182,7 @@ if wanted directories; then
   else
     lower='' first=''
     # At the lowest priority a busy host lets it never begin: a walk of seconds is to get somewhere.
-    if [ "$seconds" -le 5 ]; then
+    if [ "$seconds" -le 15 ]; then
       command -v nice >/dev/null && lower='nice -n 5'
     else
       command -v nice >/dev/null && lower='nice -n 19'
@@ -200,15 +200,22 @@ if wanted directories; then
       END { for (i = 1; i <= n; i++) print row[i] }'
     }
     # A busy disk may not let the walk get far before its time is over. What fills a disk is often one file, high up in
-    # the tree: those of at least a fiftieth of what is used, and so fifty at most but for sparse ones, are asked first.
+    # the tree: those of at least a fiftieth of what is used, and so fifty at most but for sparse ones, are asked first,
+    # level by level, since each look that is not in memory waits for the disk.
     mark large-files
     read -r up _ </proc/uptime
     began=${up%%.*}
     kib=$(df -P -k "$name" | awk 'NR == 2 { printf "%d", $3 / 50 }')
     [ "${kib:-0}" -ge 1024 ] || kib=1024
+    part=$(((seconds + 1) / 2))
     # shellcheck disable=SC2086
-    timeout -s KILL $(((seconds + 1) / 2)) $first find "$name" -xdev -maxdepth 3 -type f -size "+${kib}k" -exec du -k$zero {} \; |
-      largest 20
+    for level in 1 2 3; do
+      read -r up _ </proc/uptime
+      left=$((part - ${up%%.*} + began))
+      [ "$left" -ge 1 ] || [ "$level" = 1 ] || break
+      timeout -s KILL "$((left > 0 ? left : 1))" $first find "$name" -xdev -mindepth "$level" -maxdepth "$level" \
+        -type f -size "+${kib}k" -exec du -k$zero {} \;
+    done | largest 20
     read -r up _ </proc/uptime
     seconds=$((seconds - ${up%%.*} + began))
     [ "$seconds" -ge 1 ] || seconds=1

@@ -105,11 +105,12 @@ def _full(scene: Scene, filesystem: Filesystem, usage: Usage, shares: list[Share
             )
         )
         signs += [Evidence(f"besides: {share.sign}") for share in shares[1:4] if share.size >= 0.1 * usage.used_bytes]
+    unknown = "what fills it is not known" + (" yet" if scene.pending else "")
     what = "is full" if usage.avail_bytes < WAL_SEGMENT_BYTES else "is nearly full"
     return Finding(
         main.rule if main else "filesystem-full",
         severity,
-        f"{place} {what}: {main.cause if main else 'what fills it is not known'}",
+        f"{place} {what}: {main.cause if main else unknown}",
         tuple(signs),
         main.confirm if main else f"`du -xh -d2 {place} | sort -h | tail`, `lsof +L1 {place}`",
         main.act if main else "find what has grown; never remove anything under pg_wal",
