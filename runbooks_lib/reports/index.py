@@ -21,8 +21,8 @@ from markupsafe import Markup
 from runbooks_lib.errors import RunbookError
 from runbooks_lib.reports import page, telling
 from runbooks_lib.reports import record as records
+from runbooks_lib.reports.expected import Expectation, expectations
 from runbooks_lib.reports.record import DamagedRecordError, Record
-from runbooks_lib.reports.schedule import Expectation, expectations
 from runbooks_lib.writer import cannot_write, write
 
 NAME = "index.html"

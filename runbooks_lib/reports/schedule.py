@@ -1,13 +1,12 @@
 """Timers that collect and report: systemd units, or crontab lines where there is no systemd. Shown first, then written.
 
-What is expected when stands in `outputs/expected.json`, so that the index can say that a report is missing, and so that
-a report under cron can catch up with a run that was missed while the machine was off.
+A report under cron is called every hour and runs when it is due, so that it catches up with a run that was missed while
+the machine was off.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
 import re
@@ -16,56 +15,20 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
 from runbooks_lib.config import Config
 from runbooks_lib.errors import RunbookError, UsageError
+from runbooks_lib.reports import expected
+from runbooks_lib.reports.expected import Expectation
+from runbooks_lib.reports.index import last_started
 
-EXPECTED = "expected.json"
-GRACE = timedelta(hours=2)  # a report that is later than this is missing
 _SYSTEMD_RUNS = Path("/run/systemd/system")  # sd_booted(3)
 _COMMAND_SECONDS = 30
 
 Kind = Literal["systemd", "cron"]
-
-
-@dataclass(frozen=True)
-class Expectation:
-    """A report that should run every day at `at` ("HH:MM", local time), and the command's further arguments."""
-
-    report: str
-    at: str
-    since: datetime
-    arguments: tuple[str, ...] = ()
-
-    @property
-    def asked(self) -> str:
-        """The parameters it is run with, as the index shows them: "group=databases, horizon_days=30"."""
-        return ", ".join(self.arguments[1::2])
-
-    def last_due(self, now: datetime) -> datetime:
-        """The latest moment at or before `now` at which it should have run; `since` when it was never due yet."""
-        local = now.astimezone()
-        hour, minute = map(int, self.at.split(":"))
-        due = local.replace(hour=hour, minute=minute, second=0, microsecond=0)
-        if due > local:
-            due -= timedelta(days=1)
-        return max(due, self.since)
-
-    def due(self, last_started: datetime | None, now: datetime) -> bool:
-        """True when no run was started since it was last due."""
-        return last_started is None or last_started < self.last_due(now)
-
-    def missing(self, last_started: datetime | None, now: datetime) -> bool:
-        """True when it is due for longer than the grace."""
-        return self.due(last_started, now) and now - self.last_due(now) > GRACE
-
-    def missing_from(self, last_started: datetime | None, now: datetime) -> datetime:
-        """The moment from which it is missing if no further run is started."""
-        waited_for = self.last_due(now) if self.due(last_started, now) else self.last_due(now) + timedelta(days=1)
-        return waited_for + GRACE
 
 
 @dataclass(frozen=True)
@@ -151,7 +114,7 @@ def install(schedule: Schedule) -> None:
         else:
             kept = [line for line in _crontab() if not line.endswith(schedule.marker)]
             _write_crontab([*kept, *schedule.lines])
-        _expect(schedule.expected, schedule.expectation)
+        expected.expect(schedule.expected, schedule.expectation)
     except OSError as error:
         raise RunbookError(
             f"the timers were not written: {error}",
@@ -178,24 +141,7 @@ def remove(schedule: Schedule) -> None:
         kept = [line for line in before if not line.endswith(schedule.marker)]
         if kept != before:
             _write_crontab(kept)
-    remaining = expectations(schedule.expected.parent)
-    if remaining.pop(schedule.expectation.report, None) is not None:
-        _save(schedule.expected, remaining)
-
-
-def expectations(outputs: Path) -> dict[str, Expectation]:
-    """The reports that are expected every day, by name; empty when none is, or the file cannot be read."""
-    try:
-        raw = json.loads((outputs / EXPECTED).read_text(encoding="utf-8"))
-        return {
-            name: Expectation(
-                name, str(each["at"]), datetime.fromisoformat(each["since"]), tuple(map(str, each["arguments"]))
-            )
-            for name, each in raw.items()
-            if re.fullmatch(r"\d\d:\d\d", each["at"])
-        }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return {}
+    expected.forget(schedule.expected, schedule.expectation.report)
 
 
 def is_due(outputs: Path, report: str, *, now: datetime | None = None) -> bool:
@@ -203,13 +149,10 @@ def is_due(outputs: Path, report: str, *, now: datetime | None = None) -> bool:
 
     A report that nobody expects is always due.
     """
-    # Imported here: the index reads the expectations of this module.
-    from runbooks_lib.reports.index import last_started
-
-    expected = expectations(outputs).get(report)
-    if expected is None:
+    known = expected.expectations(outputs).get(report)
+    if known is None:
         return True
-    return expected.due(last_started(outputs, report, asked=expected.asked), now or datetime.now(UTC))
+    return known.due(last_started(outputs, report, asked=known.asked), now or datetime.now(UTC))
 
 
 # -- systemd -----------------------------------------------------------------------------------------------------------
@@ -266,7 +209,7 @@ def _systemd(
         commands=(_systemctl("daemon-reload"), _systemctl("enable", "--now", *timers)),
         undo=(_systemctl("disable", "--now", *timers),),
         marker="",
-        expected=config.outputs / EXPECTED,
+        expected=config.outputs / expected.FILE_NAME,
         expectation=expectation,
         advice=advice,
     )
@@ -362,7 +305,7 @@ def _cron(
         commands=(),
         undo=(),
         marker=marker,
-        expected=config.outputs / EXPECTED,
+        expected=config.outputs / expected.FILE_NAME,
         expectation=expectation,
         advice="",
     )
@@ -420,29 +363,3 @@ def _call(command: tuple[str, ...]) -> None:
             true_now="the files are written, the timers may not run",
             next="mend that and call `runbook schedule --install` again, or `--remove`",
         )
-
-
-def _expect(path: Path, expectation: Expectation) -> None:
-    everything = expectations(path.parent)
-    before = everything.get(expectation.report)
-    if before is not None and (before.at, before.arguments) == (expectation.at, expectation.arguments):
-        return  # installing again must not forgive a run that is missing
-    _save(path, {**everything, expectation.report: expectation})
-
-
-def _save(path: Path, everything: Mapping[str, Expectation]) -> None:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    text = json.dumps(
-        {
-            name: {"at": each.at, "since": each.since.isoformat(), "arguments": list(each.arguments)}
-            for name, each in everything.items()
-        },
-        indent=1,
-    )
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)

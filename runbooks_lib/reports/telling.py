@@ -21,8 +21,8 @@ from runbooks_lib import writer
 from runbooks_lib.config import Config
 from runbooks_lib.notification.message import Message, State, message
 from runbooks_lib.notification.sending import Delivery, send
+from runbooks_lib.reports.expected import expectations
 from runbooks_lib.reports.record import PAGE, Record
-from runbooks_lib.reports.schedule import expectations
 
 TOLD = "told.json"
 Kind = Literal["ok", "crossed", "failed"]

@@ -100,7 +100,8 @@ def _looked(config: Config, host: str) -> Diagnosis:
     def early(known: Diagnosis) -> None:
         shown.append(display(triage_page.findings(known), display_id=True))  # type: ignore[no-untyped-call]
 
-    told = triage(config, host, early=early)
+    # Nobody watches a page while it is made.
+    told = triage(config, host, early=None if processes.RUN_VARIABLE in os.environ else early)
     for each in shown:
         if each is not None:  # outside of a notebook there is nothing to replace
             each.update(disk_page.paragraph("All has answered: the findings stand below."))

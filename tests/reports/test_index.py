@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from runbooks_lib.reports import index, schedule
+from runbooks_lib.reports import expected, index, schedule
 from runbooks_lib.reports.record import PAGE, RECORD, Record, new_run_id
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
@@ -100,8 +100,8 @@ def test_newest_first_and_the_last_good_run_beside_a_failed_one(tmp_path: Path) 
 def test_a_report_that_is_expected_and_missing_is_stale_also_when_its_last_run_was_well(tmp_path: Path) -> None:
     ran(tmp_path, 50)
     since = (NOW - timedelta(days=5)).isoformat()
-    expected = {"disk-report": {"at": "03:00", "since": since, "arguments": []}}
-    (tmp_path / schedule.EXPECTED).write_text(json.dumps(expected))
+    nightly = {"disk-report": {"at": "03:00", "since": since, "arguments": []}}
+    (tmp_path / expected.FILE_NAME).write_text(json.dumps(nightly))
     text = " ".join(Texts(written(tmp_path)).words).split("All runs")[0]
     assert "stale" in text
     assert "expected" in text
@@ -111,13 +111,13 @@ def test_a_report_that_is_expected_and_missing_is_stale_also_when_its_last_run_w
 def test_the_page_itself_knows_when_a_report_will_be_missing(tmp_path: Path) -> None:
     ran(tmp_path, 1)
     since = (NOW - timedelta(days=5)).isoformat()
-    expected = {"disk-report": {"at": "11:00", "since": since, "arguments": ["-p", "group=databases"]}}
-    (tmp_path / schedule.EXPECTED).write_text(json.dumps(expected))
+    nightly = {"disk-report": {"at": "11:00", "since": since, "arguments": ["-p", "group=databases"]}}
+    (tmp_path / expected.FILE_NAME).write_text(json.dumps(nightly))
     page = written(tmp_path)
     card = page.split("All runs")[0]
     (moment,) = re.findall(r'data-missing-from="(\d+)"', card)
-    due = schedule.expectations(tmp_path)["disk-report"].last_due(NOW)
-    later = due + schedule.GRACE + (timedelta(days=1) if NOW - timedelta(hours=1) >= due else timedelta())
+    due = expected.expectations(tmp_path)["disk-report"].last_due(NOW)
+    later = due + expected.GRACE + (timedelta(days=1) if NOW - timedelta(hours=1) >= due else timedelta())
     assert datetime.fromtimestamp(int(moment), UTC) == later
     assert "stale" not in card.split("</style>")[1]
 
@@ -129,8 +129,8 @@ def test_a_glance_at_one_host_does_not_hide_what_the_whole_report_says(tmp_path:
     assert cards.index("begin now") < cards.index("Nobody is needed")
     assert "host=db-2" in cards
     since = (NOW - timedelta(days=5)).isoformat()
-    expected = {"disk-report": {"at": "11:30", "since": since, "arguments": []}}
-    (tmp_path / schedule.EXPECTED).write_text(json.dumps(expected))
+    nightly = {"disk-report": {"at": "11:30", "since": since, "arguments": []}}
+    (tmp_path / expected.FILE_NAME).write_text(json.dumps(nightly))
     assert schedule.is_due(tmp_path, "disk-report", now=NOW), "the run of one host is not the nightly one"
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from runbooks_lib import config
 from runbooks_lib.errors import RunbookError, UsageError
-from runbooks_lib.reports import schedule
+from runbooks_lib.reports import expected, schedule
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 ODD = 'on call %n $HOME "it\'s" 100%'
@@ -61,7 +61,7 @@ def test_a_user_without_root_gets_user_units_and_is_told_of_lingering(
 
 def test_nothing_is_written_by_planning(loaded: config.Config) -> None:
     schedule.plan(loaded, now=NOW, kind="cron")
-    assert schedule.expectations(loaded.outputs) == {}
+    assert expected.expectations(loaded.outputs) == {}
 
 
 @pytest.mark.lab
@@ -105,7 +105,7 @@ def test_cron_lines_give_the_shell_the_same_words_and_keep_what_others_wrote(
     assert "--if-due" in lines[3]
     schedule.remove(planned)
     assert own_crontab.read_text().splitlines() == others
-    assert schedule.expectations(loaded.outputs) == {}
+    assert expected.expectations(loaded.outputs) == {}
     schedule.remove(planned)
 
 
@@ -128,27 +128,27 @@ def test_what_is_expected_is_kept_privately_and_says_when_a_run_is_due_or_missin
 ) -> None:
     assert not own_crontab.exists()
     schedule.install(schedule.plan(loaded, now=NOW, kind="cron", at="03:00", arguments=("-p", "horizon_days=30")))
-    path = loaded.outputs / schedule.EXPECTED
+    path = loaded.outputs / expected.FILE_NAME
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    expected = schedule.expectations(loaded.outputs)["disk-report"]
-    assert expected.arguments == ("-p", "horizon_days=30")
+    nightly = expected.expectations(loaded.outputs)["disk-report"]
+    assert nightly.arguments == ("-p", "horizon_days=30")
 
     local = NOW.astimezone()
     tonight = (local + timedelta(days=1)).replace(hour=3, minute=0)
-    assert not expected.missing(None, NOW), "just installed, it was never due"
-    assert expected.due(None, tonight)
-    assert not expected.missing(None, tonight + timedelta(hours=1))
-    assert expected.missing(None, tonight + timedelta(hours=3))
+    assert not nightly.missing(None, NOW), "just installed, it was never due"
+    assert nightly.due(None, tonight)
+    assert not nightly.missing(None, tonight + timedelta(hours=1))
+    assert nightly.missing(None, tonight + timedelta(hours=3))
     started = tonight + timedelta(minutes=4)
-    assert not expected.due(started, tonight + timedelta(hours=20))
-    assert expected.due(started, tonight + timedelta(days=1, seconds=1))
+    assert not nightly.due(started, tonight + timedelta(hours=20))
+    assert nightly.due(started, tonight + timedelta(days=1, seconds=1))
 
 
 def test_installing_again_does_not_forgive_a_missing_run(loaded: config.Config, own_crontab: Path) -> None:
     assert not own_crontab.exists()
     schedule.install(schedule.plan(loaded, now=NOW, kind="cron"))
     schedule.install(schedule.plan(loaded, now=NOW + timedelta(days=3), kind="cron"))
-    assert schedule.expectations(loaded.outputs)["disk-report"].since == NOW
+    assert expected.expectations(loaded.outputs)["disk-report"].since == NOW
 
 
 @pytest.mark.parametrize(
@@ -156,8 +156,8 @@ def test_installing_again_does_not_forgive_a_missing_run(loaded: config.Config, 
 )
 def test_a_damaged_list_of_expectations_is_no_reason_to_fail(loaded: config.Config, damage: str) -> None:
     loaded.outputs.mkdir()
-    (loaded.outputs / schedule.EXPECTED).write_text(damage)
-    assert schedule.expectations(loaded.outputs) == {}
+    (loaded.outputs / expected.FILE_NAME).write_text(damage)
+    assert expected.expectations(loaded.outputs) == {}
 
 
 def test_a_time_or_an_interval_that_cannot_be_is_refused(loaded: config.Config) -> None:

@@ -10,7 +10,8 @@ from runbooks_lib import words
 from runbooks_lib.diagnosis.finding import Evidence, Finding, Mend, Severity
 from runbooks_lib.diagnosis.rule import Rule
 from runbooks_lib.diagnosis.rules.looking import SLOWNESS, ago
-from runbooks_lib.diagnosis.rules.space import RELIEVE, WAL_SEGMENT_BYTES, tight
+from runbooks_lib.diagnosis.rules.shares import WAL_SEGMENT_BYTES
+from runbooks_lib.diagnosis.rules.space import RELIEVE, tight
 from runbooks_lib.diagnosis.scene import Scene
 from runbooks_lib.facts.postgres_activity import Session
 
