@@ -1,6 +1,8 @@
 # Every developer command. A user needs two: make demo, make test.
 PYTHON ?=
 BIN = .venv/bin
+# What drives Chromium, for tests only: not among the pinned packages of the product.
+BROWSER = $(BIN)/python -m pip install --quiet --disable-pip-version-check -r tests/browser/requirements.txt
 
 .PHONY: help setup demo test lab-test vm-test story-test guided-test crash-matrix check format docs bench bench-forecast lock clean
 
@@ -17,13 +19,14 @@ test: setup ## the tests that need neither root nor system packages
 	@$(BIN)/python -m pytest -q -m "not lab and not vm"
 
 lab-test: setup ## the tests on real services and practice machines (root; .ci/run installs what they need)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r tests/browser/requirements.txt
+	@$(BROWSER)
 	@$(BIN)/python -m pytest -q -m "lab and not vm" --durations=20
 	@$(MAKE) --no-print-directory vm-test
 
 # An emulated machine is late now and then when its host is busy. What fails is tried once more, on a machine that is
 # booted anew; what fails twice has failed. The first failures stand in the output.
 vm-test: setup ## of these, only the tests on practice machines
+	@$(BROWSER)
 	@$(BIN)/runbook lab-host prepare
 	@$(BIN)/python -m pytest -q -m vm --durations=20 || { echo "Once more, those that failed:"; \
 	  $(BIN)/python -m pytest -q -m vm --last-failed --last-failed-no-failures none; }
@@ -32,7 +35,8 @@ story-test: setup ## the founding story on one practice machine, headless, from 
 	@$(BIN)/python -m pytest -q -s -m vm tests/procedures/test_the_story.py
 
 guided-test: setup ## the incident's notebooks in JupyterLab, question by question; pictures: make guided-test PICTURES=dir
-	@RUNBOOKS_GUIDED=1 RUNBOOKS_SCREENSHOTS=$(PICTURES) $(BIN)/python -m pytest -q -m vm tests/browser/test_incident_in_browser.py
+	@$(BROWSER)
+	@RUNBOOKS_SCREENSHOTS=$(PICTURES) $(BIN)/python -m pytest -q -m vm tests/browser/test_incident_in_browser.py
 
 crash-matrix: setup ## every place where a run can be cut off, of the engine and of the ways and moves: hours (root, qemu)
 	@RUNBOOKS_MATRIX_EVERY=1 RUNBOOKS_RELOCATE_CASES=0 $(BIN)/python -m pytest -q -s --timeout 86400 \
