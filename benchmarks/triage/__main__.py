@@ -3,8 +3,9 @@ DIRECTORY]
 
 One practice machine. For every fault of the lab, for pairs of faults, and for the healthy machine idle and under load:
 reset, begin the load, put the faults in, wait as long as it takes until somebody is called, ask `runbook triage`.
-Told are the rank of each true cause among the findings, and every red finding that is none. What was read is kept
-with --keep, and `--again DIRECTORY` asks the rules anew of what was kept then, without a machine.
+Told are the rank of each true cause among the findings, also of those that were told early, and every red finding that
+is none. What was read is kept with --keep, and `--again DIRECTORY` asks the rules anew of what was kept then, without
+a machine.
 """
 
 from __future__ import annotations
@@ -78,16 +79,22 @@ _SETTLE_SECONDS = 8.0
 
 @dataclass(frozen=True)
 class Case:
-    """What was asked of: its faults (none: healthy), what was read, and what the rules make of it."""
+    """What was asked of: its faults (none: healthy), what was read, and what the rules make of it; `early` is what was
+    told after eight seconds where something still waited then."""
 
     name: str
     faults: tuple[str, ...]
     told: Diagnosis
+    early: Diagnosis | None = None
 
     @property
     def ranks(self) -> tuple[int, ...]:
         """The rank of each true cause, 0 when it was not found."""
-        rules = [finding.rule for finding in self.told.findings]
+        return self.ranks_in(self.told)
+
+    def ranks_in(self, told: Diagnosis) -> tuple[int, ...]:
+        """The same in a diagnosis of this case."""
+        rules = [finding.rule for finding in told.findings]
         return tuple(rules.index(CAUSES[name]) + 1 if CAUSES[name] in rules else 0 for name in self.faults)
 
     @property
@@ -142,22 +149,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def table(cases: Sequence[Case]) -> str:
-    """A Markdown table: case, rank of each true cause, the first finding, how sure, false red ones, seconds."""
+    """A Markdown table: case, rank of each true cause, the first finding, how sure, false red ones, seconds, early
+    rank."""
     lines = [
-        "| what was wrong | rank of the cause | first finding | sure | false red | seconds |",
-        "|---|---|---|---|---|---|",
+        "| what was wrong | rank of the cause | first finding | sure | false red | seconds | rank told early |",
+        "|---|---|---|---|---|---|---|",
     ]
     for case in cases:
         first = case.told.first
-        ranks = " and ".join(str(rank) if rank else "not found" for rank in case.ranks) or (
-            "none red" if case.right else "red!"
-        )
+        ranks = _ranks(case.ranks) or ("none red" if case.right else "red!")
+        early = "" if case.early is None else _ranks(case.ranks_in(case.early)) or "none red"
+        if case.early is not None and not case.faults and case.early.red:
+            early = "red!"
         lines.append(
             f"| {case.name} | {ranks} | {first.rule if first else 'nothing wrong'} |"
             f" {f'{first.confidence:.0%}' if first else ''} | {', '.join(case.false_reds) or '0'} |"
-            f" {case.told.seconds:.0f} |"
+            f" {case.told.seconds:.0f} | {early} |"
         )
     return "\n".join(lines)
+
+
+def _ranks(ranks: tuple[int, ...]) -> str:
+    return " and ".join(str(rank) if rank else "not found" for rank in ranks)
 
 
 def _cases(machine: Machine, only: list[str], keep: Path | None) -> Iterator[Case]:
@@ -205,8 +218,9 @@ def _one(machine: Machine, name: str, names: tuple[str, ...], keep: Path | None,
             machine.hang_up()  # the lab's own connection is not what a stranger would find
             (entry,) = config.select(machine.name)
             host = kept.Recorder(open_host(entry, config))
+            early: list[Diagnosis] = []
             try:
-                scene = read_scene(config, entry, opened=host)
+                scene = read_scene(config, entry, opened=host, early=early.append)
             finally:
                 host.close()
             if keep:
@@ -218,7 +232,7 @@ def _one(machine: Machine, name: str, names: tuple[str, ...], keep: Path | None,
                 load.stop()
             if "connection-cut" in names:
                 faults.remove(machine, "connection-cut")
-    return Case(name, names, diagnose(scene))
+    return Case(name, names, diagnose(scene), early[0] if early else None)
 
 
 def _inventory(machine: Machine, directory: Path) -> inventory.Config:
