@@ -114,7 +114,8 @@ def read_scene(
             known = scene()
             if known.pending:
                 early(diagnose(known))
-        wait(asked.values())
+        # Of a host that was not reached nothing more comes, and each question would wait for its deadline.
+        wait(asked.values() if snapshot is not None else (asked[_SERVICES], asked[_PAST]))
         return scene()
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
@@ -133,6 +134,8 @@ def _scene(
     """What has been answered by now; whose answer is still waited for stands in the scene's `pending`."""
     pending = tuple(what for what, future in asked.items() if not future.done())
     answers = {what: None if what in pending else future for what, future in asked.items()}
+    if snapshot is None:
+        pending = ()
     services = answers[_SERVICES]
     past = answers[_PAST]
     base = past.result() if past else Baseline({}, "it has not been read yet")

@@ -22,6 +22,7 @@ from runbooks_lib.diagnosis.triage import triage
 from runbooks_lib.errors import UsageError
 from runbooks_lib.facts import services_asking
 from runbooks_lib.facts.fact import State
+from runbooks_lib.hosts.host import HostUnreachable, Result, Script
 from runbooks_lib.reports import triage_page
 from runbooks_lib.terminal import as_json
 
@@ -145,6 +146,29 @@ def test_a_host_that_cannot_be_reached_is_a_finding_and_nothing_else_is_claimed(
     assert [finding.rule for finding in told.findings] == ["unreachable"]
     assert told.red
     assert told.untold == ()
+
+
+def test_nothing_more_is_waited_for_when_a_host_was_not_reached(tmp_path: Path) -> None:
+    told_all, waited = threading.Event(), threading.Event()
+
+    class Dying:
+        name = "here"
+
+        def run(self, script: Script, **_: object) -> Result:
+            if script.name != "facts: quick" and told_all.wait(30):
+                waited.set()
+            raise HostUnreachable(self.name, "no answer")
+
+        def close(self) -> None:
+            pass
+
+    config = written(tmp_path, "[hosts.here]\nlocal = true\n")
+    told = triage(config, "here", opened=Dying())
+    assert not told_all.is_set()
+    told_all.set()
+    assert waited.wait(30), "the other questions were still being asked"
+    assert [finding.rule for finding in told.findings] == ["unreachable"]
+    assert told.scene.pending == ()
 
 
 def test_the_command_ends_with_3_when_something_is_red_and_its_json_says_what(tmp_path: Path) -> None:
