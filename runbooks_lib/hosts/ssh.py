@@ -7,6 +7,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from copy import copy
 from datetime import UTC, datetime
 
 import paramiko
@@ -35,6 +36,7 @@ from runbooks_lib.hosts.transport import Transport, execute, open_capture, send
 from runbooks_lib.hosts.wrapper import COMMAND, ROOT_COMMAND, Wrapped, end_group_script, password_command, wrap
 
 KEPT_CHANNEL_SECONDS = 4.0  # a kept connection that does not open a channel in this time is taken for dead
+_SAME_TIME_SECONDS = 1.0  # threads that begin together have the same deadline, but for this
 _GROUP_LIMIT_BYTES = 64 * 1024
 _ENDING = "end of the group"
 
@@ -74,6 +76,8 @@ class SshHost:
         self._connection: Connection | None = None
         self._beginning: Transport | None = None
         self._closings = 0
+        self._failures = 0
+        self._failure: tuple[HostError, float] | None = None  # of the last attempt, and until when it might have tried
 
     def __repr__(self) -> str:
         return f"SshHost({self._name!r}, ssh_name={self.ssh_name!r})"
@@ -150,6 +154,7 @@ class SshHost:
         kept = self._connection
         if kept is not None and kept.alive:
             return kept, False
+        failures = self._failures
         if not self._lock.acquire(timeout=max(0.01, end - time.monotonic())):
             raise self._late("connect", "another thread was still connecting")
         try:
@@ -159,8 +164,17 @@ class SshHost:
             if kept is not None:
                 kept.close()
                 self._connection = None
+            # Whoever waited for another thread's attempt, which had as much time, shares how it ended: five questions
+            # to a host that is silent are to wait once, not five times in a row.
+            if self._failures != failures and self._failure is not None and self._failure[1] > end - _SAME_TIME_SECONDS:
+                raise copy(self._failure[0])
             closings = self._closings
-            connection = self._open(end)
+            try:
+                connection = self._open(end)
+            except HostError as error:
+                self._failures, self._failure = self._failures + 1, (copy(error), end)  # a copy holds no frames
+                raise
+            self._failure = None
             if self._closings != closings:
                 connection.close()
                 raise HostUnreachable(self._name, "closed while it was connecting", true_now="nothing was started")

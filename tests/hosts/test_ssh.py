@@ -296,6 +296,48 @@ def test_a_host_that_accepts_and_never_speaks_costs_its_deadline_and_no_more(pra
     assert caught.value.group_gone is None
 
 
+def test_threads_that_wait_for_an_attempt_share_how_it_ended_and_the_next_run_tries_again(practice):
+    host, asked, all_wait = host_with(practice), [], threading.Event()
+
+    class Lock:
+        waiting, real = 0, threading.Lock()
+
+        def acquire(self, timeout: float) -> bool:
+            self.waiting += 1
+            if self.waiting == 4:
+                all_wait.set()
+            return self.real.acquire(timeout=timeout)
+
+        def release(self) -> None:
+            self.real.release()
+
+    def refuse(settings, _end):
+        asked.append(settings)
+        assert all_wait.wait(30)
+        raise HostUnreachable(host.name, "no way there", next="look")
+
+    ends: list[HostUnreachable] = []
+
+    def run() -> None:
+        try:
+            host.run(ECHO, deadline_seconds=60)
+        except HostUnreachable as error:
+            ends.append(error)
+
+    opened, host._open_once, host._lock = host._open_once, refuse, Lock()
+    threads = [threading.Thread(target=run) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(asked) == 1
+    assert [(type(error), error.what, error.next) for error in ends] == [(HostUnreachable, "no way there", "look")] * 4
+    assert len({id(error) for error in ends}) == 4
+    host._open_once = opened
+    assert host.run(ECHO).exit_status == 0
+    host.close()
+
+
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"SSH-2.0-x\r\n" + b"\xff" * 100])
 def test_a_host_that_does_not_speak_ssh_is_unreachable(practice, answer):
     with server(answer) as port, pytest.raises(HostUnreachable, match=r"ended the connection|reset the connection"):
