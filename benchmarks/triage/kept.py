@@ -60,9 +60,7 @@ class Player:
         self.name, self.answers = name, answers
 
     def run(self, script: Script, *, input: bytes = b"", **_: Any) -> Result:
-        key = _key(script, input)
-        # Questions that are asked apart now may have been asked together when the answer was kept.
-        kept = self.answers.get(key) or next((each for old, each in self.answers.items() if _covers(old, key)), None)
+        kept = self.answers.get(_key(script, input))
         if kept is None or "error" in kept:
             raise HostUnreachable(self.name, kept["error"] if kept else f"nothing was kept of {_key(script, input)}")
         text = "\n".join(kept["stdout"]).replace(kept["nonce"], _nonce(input))
@@ -75,13 +73,6 @@ class Player:
 
 def _nonce(input: bytes) -> str:
     return input.split(b"\n", 1)[0].decode()
-
-
-def _covers(old: str, new: str) -> bool:
-    """Whether the answer kept as `old` answers `new` as well: the same script, and all that is asked now."""
-    script, *asked = old.split(" ask ")
-    name, *wanted = new.split(" ask ")
-    return script == name and set(wanted) <= set(asked)
 
 
 def _key(script: Script, input: bytes) -> str:

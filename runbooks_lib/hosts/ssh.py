@@ -36,7 +36,7 @@ from runbooks_lib.hosts.transport import Transport, execute, open_capture, send
 from runbooks_lib.hosts.wrapper import COMMAND, ROOT_COMMAND, Wrapped, end_group_script, password_command, wrap
 
 KEPT_CHANNEL_SECONDS = 4.0  # a kept connection that does not open a channel in this time is taken for dead
-_SAME_TIME_SECONDS = 1.0  # threads that begin together have the same deadline, but for this
+_SAME_TIME_SECONDS = 5.0  # deadlines of questions that are asked together differ by what each takes by itself
 _GROUP_LIMIT_BYTES = 64 * 1024
 _ENDING = "end of the group"
 
