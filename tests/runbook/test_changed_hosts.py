@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from runbooks_lib.hosts.host import Result, Script
@@ -131,6 +131,7 @@ class Changing(LocalHost):
 
 @settings(max_examples=25, deadline=None)
 @given(then=HOSTS, now=HOSTS, at=st.integers(1, 20))
+@example(then={"one": None, "two": None}, now={"one": "new", "two": None}, at=11)
 def test_whenever_the_host_changes_nothing_runs_that_was_not_approved(
     then: Mapping[str, str | None], now: Mapping[str, str | None], at: int
 ) -> None:
@@ -146,8 +147,9 @@ def test_whenever_the_host_changes_nothing_runs_that_was_not_approved(
             carry_out(run)
         except (Refused, Stopped):
             pass
-        ran = made.ran()
-        assert ran == allowed[: len(ran)]
+        # What somebody else has made so by the step's turn is passed over; the rest runs as approved, in its order.
+        left = iter(allowed)
+        assert all(command in left for command in made.ran())
 
 
 TEXT = st.text(max_size=8)
