@@ -191,7 +191,7 @@ def _journal(found: Sequence[JournalMessage]) -> list[tuple[str, ...]]:
 
 
 def _directories(found: Directories) -> list[tuple[str, ...]]:
-    unfinished = [] if found.complete else [("", f"not all was seen: {found.detail}")]
+    unfinished = [] if found.complete else [("", f"not all was seen: {found.detail}", "")]
     rows = [(size(each.size_bytes), each.path, "at least" if each.partial else "") for each in found.rows]
     return [*rows, *((size(each.size_bytes), each.path, "a file") for each in found.files), *unfinished]
 

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -201,6 +202,26 @@ def test_a_large_file_is_found_though_the_walk_does_not_end(shell_host: NewHost,
         (str(top / "kept" / "of \n old"), True),
     ]
     assert 3_000_000 <= found.rows[0].size_bytes < 3_100_000
+
+
+def test_a_busybox_takes_no_second_line_of_a_name_for_a_large_file(shell_host: NewHost, tmp_path: Path) -> None:
+    busybox = shutil.which("busybox")
+    if busybox is None:
+        pytest.skip("no busybox here")
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for applet in ("du", "find", "tr"):
+        (tools / applet).symlink_to(busybox)
+    (tools / "df").write_text("#!/bin/sh\necho head\necho x 9000000 70000 0 0 x\n")
+    (tools / "df").chmod(0o755)
+    host = shell_host(("sh",), {"PATH": f"{tools}:{os.environ['PATH']}"})
+    # Its second line, "99999999<tab>/tmp/forged", would be a row; deeper mounts leave no level for that.
+    with tempfile.TemporaryDirectory(dir="/tmp", suffix="\n99999999\t") as made:
+        (Path(made) / "tmp").mkdir()
+        (Path(made) / "tmp" / "forged").write_bytes(b"x" * 3_000_000)
+        found = collect.read_slow(host, ("directories",), mountpoint="/tmp", walk_seconds=4, root=False).directories
+    assert found is not None
+    assert "/tmp/forged" not in [file.path for file in found.require().files]
 
 
 def test_a_directory_that_is_not_there_is_absent(host: Host) -> None:
