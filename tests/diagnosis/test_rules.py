@@ -3,6 +3,7 @@ changed."""
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -18,6 +19,7 @@ from runbooks_lib.diagnosis.finding import Finding, Severity
 from runbooks_lib.diagnosis.measures import MEASURES
 from runbooks_lib.diagnosis.scene import Deeper, Scene
 from runbooks_lib.diagnosis.triage import read_scene
+from runbooks_lib.facts import directories
 from runbooks_lib.facts.blocks import BlockDevice
 from runbooks_lib.facts.connections import Connection, Connections
 from runbooks_lib.facts.fact import Fact, State, absent, available
@@ -146,6 +148,16 @@ def test_wal_kept_because_archiving_fails_is_named(quiet: Scene) -> None:
     details = server(wal_bytes=500 * MIB, slots=(), archiver=archiver, databases={"b": 40 * MIB})
     found = only(with_(quiet, snapshot=full(), deeper={"postgres_details": available((details,))}))
     assert found.rule == "wal-kept-by-archiver"
+
+
+@pytest.mark.parametrize(
+    ("path", "rule"), [("/srv/db/a; reboot", "file-grown"), ("/srv/db/kept/old; reboot/x", "directory-grown")]
+)
+def test_a_hostile_name_stays_one_word_in_the_command_that_confirms(quiet: Scene, path: str, rule: str) -> None:
+    walked = directories.parse("status 137", "/srv/db", f"{400 * 1024}\t{path}")
+    found = only(with_(quiet, snapshot=full(), deeper={"directories": {"/srv/db": available(walked)}}))
+    assert found.rule == rule
+    assert any("; reboot" in word for word in shlex.split(found.confirm.split("`")[1]))
 
 
 def test_the_largest_share_is_the_cause_and_the_others_are_told_besides(quiet: Scene) -> None:

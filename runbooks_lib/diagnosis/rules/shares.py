@@ -7,6 +7,7 @@ still open, the databases themselves, and of the rest the largest directory or f
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -143,7 +144,7 @@ def _deleted(scene: Scene, filesystem: Filesystem) -> Iterator[Share]:
         size,
         f"deleted files are still held open by {who}",
         f"deleted and still open: {words.amount(size)}, the largest `{words.plain(largest.path)}` held by {who}",
-        f"`lsof -nP +L1 {words.plain(filesystem.mountpoint)}`",
+        f"`lsof -nP +L1 {shlex.quote(words.plain(filesystem.mountpoint))}`",
         "reload or restart the service that holds it; the room comes back when it closes the file",
         grows=True,
         subject=str(holder.pid) if holder else "",
@@ -189,7 +190,8 @@ def _directory(scene: Scene, place: str) -> Share | None:
             loose.size_bytes,
             f"the file `{name}` has grown",
             f"the file `{name}` takes {words.amount(loose.size_bytes)}",
-            f"`ls -l --time-style=full-iso {name}`, `lsof -nP {name}`: how old is it, and who has it open?",
+            f"`ls -l --time-style=full-iso {shlex.quote(name)}`, `lsof -nP {shlex.quote(name)}`: how old is it, and who"
+            " has it open?",
             "ask its owner what it is for; then move it to another file system",
             grows=False,
             subject=loose.path,
@@ -208,7 +210,7 @@ def _directory(scene: Scene, place: str) -> Share | None:
         best.size_bytes,
         f"`{words.plain(best.path)}` has grown",
         sign,
-        f"`ls -lS --time-style=full-iso {words.plain(best.path)} | head`: which file is new or grows?",
+        f"`ls -lS --time-style=full-iso {shlex.quote(words.plain(best.path))} | head`: which file is new or grows?",
         "see who writes there and turn that off or down; then rotate and compress, or move it",
         grows=False,
         subject=best.path,

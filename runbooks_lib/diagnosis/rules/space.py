@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator
 
 from runbooks_lib import words
@@ -89,7 +90,9 @@ def _full(scene: Scene, filesystem: Filesystem, usage: Usage, shares: list[Share
         severity,
         f"{place} {what}: {main.cause if main else unknown}",
         tuple(signs),
-        main.confirm if main else f"`du -xh -d2 {place} | sort -h | tail`, `lsof +L1 {place}`",
+        main.confirm
+        if main
+        else f"`du -xh -d2 {shlex.quote(place)} | sort -h | tail`, `lsof +L1 {shlex.quote(place)}`",
         main.act if main else "find what has grown; never remove anything under pg_wal",
         subject=filesystem.mountpoint,
         mend=_mend(scene, filesystem, main),
