@@ -222,10 +222,16 @@ class PracticeHost:
             channel.close()
 
 
+def _answer(channel: paramiko.Channel, request: paramiko.Message) -> None:
+    channel._handle_request(request)
+    channel.transport.server_object.answered(channel)
+
+
 class _Server(paramiko.Transport):  # type: ignore[misc]
     """Quiet, and with the cipher first that costs Python least."""
 
     _active_check_timeout = 1.0
+    _channel_handler_table = paramiko.Transport._channel_handler_table | {paramiko.common.MSG_CHANNEL_REQUEST: _answer}
     _preferred_ciphers = _GCM + tuple(c for c in paramiko.Transport._preferred_ciphers if c not in _GCM)
 
     def _log(self, level: int, msg: Any, *args: Any) -> None:
@@ -242,6 +248,7 @@ class _Session(paramiko.ServerInterface):  # type: ignore[misc]
     def __init__(self, host: PracticeHost) -> None:
         self._host = host
         self._waiting: dict[int, paramiko.Channel] = {}  # paramiko itself holds channels weakly
+        self._commands: dict[int, str] = {}  # asked for, and not yet answered
         self._targets: dict[int, socket.socket] = {}
 
     def get_allowed_auths(self, _username: str) -> str:
@@ -259,10 +266,19 @@ class _Session(paramiko.ServerInterface):  # type: ignore[misc]
         return int(paramiko.OPEN_SUCCEEDED if kind == "session" else paramiko.OPEN_FAILED_ADMINISTRATIVELY_PROHIBITED)
 
     def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
-        text = command.decode("utf-8", "surrogateescape")
         self._waiting.pop(channel.chanid, None)
-        threading.Thread(target=self._host._run, args=(channel, text), daemon=True).start()
+        self._commands[channel.chanid] = command.decode("utf-8", "surrogateescape")
         return True
+
+    def answered(self, channel: paramiko.Channel) -> None:
+        """A request on a channel was answered: where it was for a command, that starts now.
+
+        Not before: a quick command would close the channel ahead of the answer, and the client be told that its
+        request failed.
+        """
+        command = self._commands.pop(channel.chanid, None)
+        if command is not None:
+            threading.Thread(target=self._host._run, args=(channel, command), daemon=True).start()
 
     def check_channel_direct_tcpip_request(
         self, chanid: int, _origin: tuple[str, int], destination: tuple[str, int]

@@ -20,7 +20,7 @@ from runbooks_lib.errors import UsageError
 from runbooks_lib.hosts.host import AuthRefused, HostUnreachable, Script
 from runbooks_lib.hosts.ssh import SshHost
 from runbooks_lib.hosts.ssh_settings import resolve
-from runbooks_lib.training.practice_host import PracticeHost
+from runbooks_lib.training.practice_host import PracticeHost, _Server
 from tests.hosts.processes import all_gone, wait_for
 
 
@@ -120,6 +120,28 @@ def test_many_channels_over_one_connection(tmp_path):
             channel.settimeout(10)
             assert channel.recv_exit_status() == number
             assert channel.makefile().read() == f"{number}\n".encode()
+        transport.close()
+
+
+def test_no_command_starts_before_its_request_is_answered(tmp_path, monkeypatch):
+    send = _Server._send_user_message
+
+    def slow_to_answer(transport, message):
+        if message.asbytes()[0] == paramiko.common.MSG_CHANNEL_SUCCESS:
+            time.sleep(0.5)
+        send(transport, message)
+
+    monkeypatch.setattr(_Server, "_send_user_message", slow_to_answer)
+    with PracticeHost(tmp_path / "p") as practice:
+        host = ssh(practice)
+        assert host.run(Script("echo x")).stdout == b"x\n"
+        host.close()
+        transport = paramiko.Transport(socket.create_connection((practice.address, practice.port)))
+        transport.start_client(timeout=5)
+        transport.auth_publickey(practice.user, practice._user_key)
+        channel = transport.open_session()
+        channel.exec_command("exit 3")
+        assert channel.recv_exit_status() == 3
         transport.close()
 
 
