@@ -22,6 +22,7 @@ from runbooks_lib.hosts.connection import (
     Dropped,
     KnownHostsSource,
     Opened,
+    OpenSocket,
     load_known_hosts,
     open_connection,
 )
@@ -118,10 +119,9 @@ class Bastions:
         finally:
             bastion.handshakes.release()
 
-    def open_socket(self, settings: SshSettings, deadline_seconds: float) -> Any:
-        """A socket to the host of `settings` through its jump hosts, for `trust.fetch_host_key`. Raises a HostError."""
-        hops = route(settings)
-        return self._channel(hops, settings, settings.ssh_name, time.monotonic() + deadline_seconds).sock
+    def way(self, settings: SshSettings) -> OpenSocket:
+        """How to open a socket to the host of `settings` through its jump hosts; called, it raises a HostError."""
+        return lambda until: self._channel(route(settings), settings, settings.ssh_name, until)
 
     def close(self) -> None:
         """End every jump host connection; hosts behind them lose theirs."""

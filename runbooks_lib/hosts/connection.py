@@ -137,18 +137,54 @@ def open_connection(
                 error = verdict.error(name, inventory_name=name)
                 raise error or SettingsRefused(name, f"the verdict on the host key is {verdict.state!r}")
         except BaseException as failure:
-            words = opened.words()
+            told = _told(failure, opened, settings, name)
             _let_go(transport, opened)
-            if words and isinstance(failure, Dropped):
-                raise HostUnreachable(
-                    name,
-                    f"the ProxyCommand ended: {words}",
-                    true_now="not connected; nothing was started",
-                    next=f"try it by hand: {settings.proxy_command}",
-                ) from failure
+            if told is not None:
+                raise told from failure
             raise
         _let_go(transport, opened)
     raise AssertionError("the second exchange always returns or raises")
+
+
+def show_host_key(
+    settings: SshSettings,
+    *,
+    name: str,
+    end: float,
+    open_socket: OpenSocket | None = None,
+    known_hosts: KnownHostsSource = load_known_hosts,
+) -> paramiko.PKey:
+    """The key that the host shows, of a type that is known for it where one is. Only the key exchange is done, before
+    the monotonic time `end`: no login, nothing is believed. Raises a HostError; the socket is closed in any case.
+    """
+    likely = known_hosts(settings).likely_key_types(settings.hostname, settings.port, settings.host_key_alias)
+    opened = (open_socket or _direct(settings, name))(end)
+    transport: Transport | None = None
+    try:
+        transport = Transport(opened.sock)
+        _prefer(transport, likely)
+        _handshake(transport, settings, name, end)
+        return transport.host_key
+    except HostError as failure:
+        told = _told(failure, opened, settings, name)
+        if told is not None:
+            raise told from failure
+        raise
+    finally:
+        _let_go(transport, opened)
+
+
+def _told(failure: BaseException, opened: Opened, settings: SshSettings, name: str) -> HostUnreachable | None:
+    """The failure in the words of a way that has any; None where the failure says it best itself."""
+    words = opened.words() if isinstance(failure, Dropped) else ""
+    if not words:
+        return None
+    return HostUnreachable(
+        name,
+        f"the ProxyCommand ended: {words}",
+        true_now="not connected; nothing was started",
+        next=f"try it by hand: {settings.proxy_command}",
+    )
 
 
 def _let_go(transport: Transport | None, opened: Opened) -> None:

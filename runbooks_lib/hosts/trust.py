@@ -13,18 +13,15 @@ import logging
 import os
 import re
 import secrets
-import socket
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import paramiko
 
 from runbooks_lib.errors import RunbookError
-from runbooks_lib.hosts.host import DeadlineExceeded, HostError, HostUnreachable, SettingsRefused
+from runbooks_lib.hosts.connection import OpenSocket, show_host_key
+from runbooks_lib.hosts.host import SettingsRefused
 from runbooks_lib.hosts.known_hosts import KnownHosts, KnownLine, Verdict, fingerprint, lookup_name
 from runbooks_lib.hosts.known_hosts_file import hash_name
 from runbooks_lib.hosts.ssh_settings import SshSettings, resolve, route
@@ -35,9 +32,6 @@ _DEADLINE_SECONDS = 10.0
 _LOCK_SECONDS = 5.0
 # What may stand as a plain name: no comma, blank or wildcard, and no first character that means something else.
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_\[:][A-Za-z0-9._:%\[\]-]*")
-
-# A connected socket (or what behaves like one) to the host of these settings, within so many seconds.
-OpenSocket = Callable[[SshSettings, float], Any]
 
 
 @dataclass(frozen=True)
@@ -92,40 +86,18 @@ def fetch_host_key(
     HostUnreachable, DeadlineExceeded, and what a jump host or `open_socket` raises.
     """
     end = time.monotonic() + deadline_seconds
-    channel = (open_socket or _open_direct)(settings, deadline_seconds)
-    transport = None
-    try:
-        transport = paramiko.Transport(channel)
-        remaining = max(0.1, end - time.monotonic())
-        transport.banner_timeout = transport.handshake_timeout = remaining
-        transport.start_client(timeout=remaining)
-        key = transport.get_remote_server_key()
-        return ShownKey(
-            settings.ssh_name,
-            lookup_name(settings.hostname, settings.port, settings.host_key_alias),
-            key.get_name(),
-            key.asbytes(),
-        )
-    except (paramiko.SSHException, OSError, EOFError) as error:
-        where = f"{settings.hostname} port {settings.port}"
-        if time.monotonic() >= end or isinstance(error, TimeoutError):
-            raise DeadlineExceeded(
-                settings.ssh_name,
-                f"{where} did not show a host key within {deadline_seconds:g} s",
-                phase="banner",
-                true_now="nothing was written",
-                next=f"try by hand: ssh -v {settings.ssh_name}",
-            ) from error
-        raise HostUnreachable(
-            settings.ssh_name,
-            f"no SSH handshake with {where}: {error or type(error).__name__}",
-            true_now="nothing was written",
-            next=f"check that an SSH server answers there: ssh -v {settings.ssh_name}",
-        ) from error
-    finally:
-        if transport is not None:
-            transport.close()
-        channel.close()
+    if open_socket is None and route(settings):
+        # Imported here: only a host behind another pays for it.
+        from runbooks_lib.hosts.bastion import SHARED
+
+        open_socket = SHARED.way(settings)
+    key = show_host_key(settings, name=settings.ssh_name, end=end, open_socket=open_socket)
+    return ShownKey(
+        settings.ssh_name,
+        lookup_name(settings.hostname, settings.port, settings.host_key_alias),
+        key.get_name(),
+        key.asbytes(),
+    )
 
 
 def offered_key(
@@ -271,46 +243,6 @@ def _append(descriptor: int, line: bytes) -> None:
             os.ftruncate(descriptor, size)
         raise OSError(0, "no space left for the whole line")
     os.fsync(descriptor)
-
-
-def _open_direct(settings: SshSettings, deadline_seconds: float) -> Any:
-    if route(settings):
-        # Imported here: only a host behind another pays for it.
-        from runbooks_lib.hosts.bastion import SHARED
-
-        return SHARED.open_socket(settings, deadline_seconds)
-    if settings.proxy_command:
-        return paramiko.ProxyCommand(settings.proxy_command)
-    family = {"inet": socket.AF_INET, "inet6": socket.AF_INET6}.get(settings.address_family, socket.AF_UNSPEC)
-    end = time.monotonic() + deadline_seconds
-    failure: OSError | None = None
-    try:
-        addresses = socket.getaddrinfo(settings.hostname, settings.port, family, socket.SOCK_STREAM)
-    except OSError as error:
-        raise _unreachable(settings, error) from error
-    for each_family, kind, protocol, _, address in addresses:
-        connection = socket.socket(each_family, kind, protocol)
-        try:
-            connection.settimeout(max(0.1, end - time.monotonic()))
-            if settings.bind_address:
-                connection.bind((settings.bind_address, 0))
-            connection.connect(address)
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            return connection
-        except OSError as error:
-            connection.close()
-            failure = error
-    raise _unreachable(settings, failure) from failure
-
-
-def _unreachable(settings: SshSettings, error: OSError | None) -> HostError:
-    why = (error.strerror or str(error)) if error is not None else "it has no address"
-    return HostUnreachable(
-        settings.ssh_name,
-        f"no connection to {settings.hostname} port {settings.port}: {why}",
-        true_now="nothing was written",
-        next=f"check the name and the network: ssh -v {settings.ssh_name}",
-    )
 
 
 def _readable(line: KnownLine) -> str:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
+import secrets
+import shlex
 import shutil
 import socket
 import stat
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -20,19 +24,21 @@ import pytest
 
 from runbooks_lib.errors import RunbookError
 from runbooks_lib.hosts import trust
+from runbooks_lib.hosts.connection import Opened
 from runbooks_lib.hosts.host import DeadlineExceeded, HostKeyChanged, HostKeyUnknown, HostUnreachable, SettingsRefused
 from runbooks_lib.hosts.known_hosts import KnownHosts
 from runbooks_lib.hosts.known_hosts_file import hash_name
 from runbooks_lib.hosts.ssh_options import SshSettings
 from runbooks_lib.hosts.trust import ShownKey, add, fetch_host_key, offered_key, plan
+from tests.hosts.processes import all_gone
 
 KEY = paramiko.ECDSAKey.generate()
 OTHER = paramiko.ECDSAKey.generate()
 
 
-@pytest.fixture
-def port() -> Iterator[int]:
-    """A real SSH server on 127.0.0.1 that shows KEY and lets nobody in."""
+@contextlib.contextmanager
+def server(*keys: paramiko.PKey) -> Iterator[int]:
+    """A real SSH server on 127.0.0.1 that shows one of these keys and lets nobody in."""
     listener = socket.create_server(("127.0.0.1", 0))
     listener.settimeout(0.1)
     ended = threading.Event()
@@ -46,17 +52,26 @@ def port() -> Iterator[int]:
                 continue
             transport = paramiko.Transport(connection)
             transports.append(transport)
-            transport.add_server_key(KEY)
+            for key in keys:
+                transport.add_server_key(key)
             transport.start_server(event=threading.Event(), server=paramiko.ServerInterface())
 
     thread = threading.Thread(target=serve)
     thread.start()
-    yield listener.getsockname()[1]
-    ended.set()
-    thread.join()
-    listener.close()
-    for transport in transports:
-        transport.close()
+    try:
+        yield listener.getsockname()[1]
+    finally:
+        ended.set()
+        thread.join()
+        listener.close()
+        for transport in transports:
+            transport.close()
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    with server(KEY) as number:
+        yield number
 
 
 def settings_for(tmp_path: Path, port: int = 22, **more: object) -> SshSettings:
@@ -100,7 +115,7 @@ def test_the_key_that_a_host_shows_is_fetched_trusted_and_then_known(tmp_path: P
 def test_a_server_that_says_nothing_costs_the_deadline_and_no_more(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         started = time.monotonic()
-        with pytest.raises(DeadlineExceeded, match=r"host key within 0\.5 s"):
+        with pytest.raises(DeadlineExceeded, match=r"never spoke SSH within 0\.[45] s"):
             fetch_host_key(settings_for(tmp_path, silent.getsockname()[1]), deadline_seconds=0.5)
         assert time.monotonic() - started < 3
 
@@ -115,14 +130,13 @@ def test_nobody_there_is_told_as_unreachable(tmp_path: Path) -> None:
 def test_another_way_to_the_host_may_be_given(tmp_path: Path, port: int) -> None:
     settings = settings_for(tmp_path, port)
     fetched = fetch_host_key(
-        settings, open_socket=lambda to, seconds: socket.create_connection((to.hostname, to.port), seconds)
+        settings, open_socket=lambda _end: Opened(socket.create_connection((settings.hostname, settings.port), 5))
     )
     assert fetched.key_blob == KEY.asbytes()
 
 
 def test_a_proxy_command_is_used_to_fetch_the_key(tmp_path: Path, port: int) -> None:
-    if shutil.which("python3") is None:
-        pytest.fail("python3 is not on PATH")
+    mark = f"RUNBOOKS_TEST_MARK={secrets.token_hex(8)}"
     relay = (
         "import os,socket,sys,threading\n"
         f"s=socket.create_connection(('127.0.0.1',{port}))\n"
@@ -134,8 +148,26 @@ def test_a_proxy_command_is_used_to_fetch_the_key(tmp_path: Path, port: int) -> 
     )
     script = tmp_path / "relay.py"
     script.write_text(relay)
-    settings = settings_for(tmp_path, 22, hostname="nowhere.invalid", proxy_command=f"python3 {script}")
+    # As ssh does, the words go to a shell, and what it starts ends with the connection.
+    command = f"{mark} {shlex.quote(sys.executable)} {script} 2>/dev/null || exit 1"
+    settings = settings_for(tmp_path, 22, hostname="nowhere.invalid", proxy_command=f"env {command}")
     assert fetch_host_key(settings).key_blob == KEY.asbytes()
+    assert all_gone(mark)
+
+
+def test_a_proxy_command_that_dies_is_told_in_its_own_words(tmp_path: Path) -> None:
+    settings = settings_for(tmp_path, proxy_command="echo no such gate >&2; exit 1")
+    with pytest.raises(HostUnreachable, match="no such gate"):
+        fetch_host_key(settings)
+
+
+def test_of_several_keys_the_known_one_is_asked_for(tmp_path: Path) -> None:
+    other = paramiko.RSAKey.generate(2048)
+    with server(KEY, other) as port:
+        settings = settings_for(tmp_path, port)
+        assert fetch_host_key(settings).key_blob == KEY.asbytes()
+        add(plan(shown(settings, other), settings))
+        assert plan(fetch_host_key(settings), settings).already_known is not None
 
 
 def test_a_changed_key_is_never_written_and_the_way_out_is_said(tmp_path: Path) -> None:
