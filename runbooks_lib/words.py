@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import unicodedata
 from datetime import date, datetime, timedelta
 
@@ -111,6 +112,12 @@ def plain(name: str, limit: int = _NAME_LIMIT) -> str:
         return shown
     tail = (limit - 1) // 2
     return f"{shown[: limit - 1 - tail]}…{shown[-tail:]}"
+
+
+def argument(name: str) -> str:
+    """A remote name as one word of a command that a person may paste into a shell. A name that is not plain is one that
+    the shell does not find, never a second command."""
+    return shlex.quote(plain(name, limit=4096))
 
 
 def sentence(text: str) -> str:

@@ -160,6 +160,25 @@ def test_a_hostile_name_stays_one_word_in_the_command_that_confirms(quiet: Scene
     assert any("; reboot" in word for word in shlex.split(found.confirm.split("`")[1]))
 
 
+@pytest.mark.parametrize(
+    ("rule", "change"),
+    [
+        ("inodes-exhausted", {"usage": Usage(640 * MIB, 640 * MIB, 640 * MIB, 40_000, 50)}),
+        ("filesystem-errors", {"read_error": "Input/output error"}),
+        ("mount-dead", {"state": State.TIMED_OUT}),
+        ("filesystem-full", {"usage": Usage(640 * MIB, 0, 0, 40_000, 20_000)}),
+    ],
+)
+def test_a_hostile_mount_point_stays_one_word_in_every_command(quiet: Scene, rule: str, change: dict[str, Any]) -> None:
+    mounted = replace(filesystem(), mountpoint="/srv/a b; reboot", **change)
+    found = only(with_(quiet, snapshot={"filesystems": available(Filesystems((mounted,)))}))
+    assert found.rule == rule
+    commands = [part for part in found.confirm.split("`")[1::2] if "reboot" in part]
+    assert commands
+    for command in commands:
+        assert any(word.startswith("/srv/a b; reboot") for word in shlex.split(command)), command
+
+
 def test_the_largest_share_is_the_cause_and_the_others_are_told_besides(quiet: Scene) -> None:
     slot = Slot("s", "physical", False, 80 * MIB)
     details = server(wal_bytes=100 * MIB, slots=(slot,), databases={"b": 450 * MIB, "postgres": 7 * MIB})

@@ -45,7 +45,7 @@ def _down(scene: Scene) -> Iterator[Finding]:
                     0.3 if not running else 0.0,
                 ),
             ),
-            f"`journalctl -u {words.plain(failed[0].name)} -e` and the server's own log: the last PANIC or FATAL"
+            f"`journalctl -u {words.argument(failed[0].name)} -e` and the server's own log: the last PANIC or FATAL"
             f" says why",
             "mend the cause first (room, disk, memory), then start it; it recovers by itself from its WAL",
             subject=failed[0].name,

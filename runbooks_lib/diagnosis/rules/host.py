@@ -241,7 +241,7 @@ def _units(scene: Scene) -> Iterator[Finding]:
             Severity.YELLOW,
             f"the unit `{words.plain(unit.name)}` has failed",
             (Evidence(f"systemd: {words.plain(unit.description, 80)} is {unit.sub}", 0.7),),
-            f"`systemctl status {words.plain(unit.name)}` and `journalctl -u {words.plain(unit.name)} -e`",
+            f"`systemctl status {words.argument(unit.name)}` and `journalctl -u {words.argument(unit.name)} -e`",
             "read why it failed first; starting it again is the second step",
             subject=unit.name,
             symptom=True,
@@ -270,7 +270,7 @@ def _journal(scene: Scene) -> Iterator[Finding]:
         Severity.YELLOW,
         f"`{words.plain(loud.name)}` floods the journal: older words of all others are thrown away",
         tuple(signs),
-        f"`journalctl -t {words.plain(loud.name)} --since -10min | wc -l`, `journalctl --disk-usage`",
+        f"`journalctl -t {words.argument(loud.name)} --since -10min | wc -l`, `journalctl --disk-usage`",
         "turn that writer's log level down, or give its unit LogRateLimitBurst=; a larger SystemMaxUse= only buys time",
         subject=loud.name,
     )

@@ -7,7 +7,6 @@ still open, the databases themselves, and of the rest the largest directory or f
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -144,7 +143,7 @@ def _deleted(scene: Scene, filesystem: Filesystem) -> Iterator[Share]:
         size,
         f"deleted files are still held open by {who}",
         f"deleted and still open: {words.amount(size)}, the largest `{words.plain(largest.path)}` held by {who}",
-        f"`lsof -nP +L1 {shlex.quote(words.plain(filesystem.mountpoint))}`",
+        f"`lsof -nP +L1 {words.argument(filesystem.mountpoint)}`",
         "reload or restart the service that holds it; the room comes back when it closes the file",
         grows=True,
         subject=str(holder.pid) if holder else "",
@@ -184,14 +183,13 @@ def _directory(scene: Scene, place: str) -> Share | None:
     ]
     loose = max(beside, key=lambda file: file.size_bytes, default=None)  # in no directory but the mount's own
     if loose is not None and (best is None or loose.size_bytes > best.size_bytes):
-        name = words.plain(loose.path)
+        name, argument = words.plain(loose.path), words.argument(loose.path)
         return Share(
             "file-grown",
             loose.size_bytes,
             f"the file `{name}` has grown",
             f"the file `{name}` takes {words.amount(loose.size_bytes)}",
-            f"`ls -l --time-style=full-iso {shlex.quote(name)}`, `lsof -nP {shlex.quote(name)}`: how old is it, and who"
-            " has it open?",
+            f"`ls -l --time-style=full-iso {argument}`, `lsof -nP {argument}`: how old is it, and who has it open?",
             "ask its owner what it is for; then move it to another file system",
             grows=False,
             subject=loose.path,
@@ -210,7 +208,7 @@ def _directory(scene: Scene, place: str) -> Share | None:
         best.size_bytes,
         f"`{words.plain(best.path)}` has grown",
         sign,
-        f"`ls -lS --time-style=full-iso {shlex.quote(words.plain(best.path))} | head`: which file is new or grows?",
+        f"`ls -lS --time-style=full-iso {words.argument(best.path)} | head`: which file is new or grows?",
         "see who writes there and turn that off or down; then rotate and compress, or move it",
         grows=False,
         subject=best.path,

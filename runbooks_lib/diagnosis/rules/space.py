@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Iterator
 
 from runbooks_lib import words
@@ -61,7 +60,7 @@ def _space(scene: Scene) -> Iterator[Finding]:
 
 
 def _full(scene: Scene, filesystem: Filesystem, usage: Usage, shares: list[Share], severity: Severity) -> Finding:
-    place = words.plain(filesystem.mountpoint)
+    place, argument = words.plain(filesystem.mountpoint), words.argument(filesystem.mountpoint)
     left = f"{words.amount(usage.avail_bytes)} of {words.amount(usage.size_bytes)} are left on {place}"
     red = severity is Severity.RED
     signs = [Evidence(f"{left} ({words.percent(usage.used_ratio or 0)} used, as df counts)", 0.7 if red else 0.3)]
@@ -90,9 +89,7 @@ def _full(scene: Scene, filesystem: Filesystem, usage: Usage, shares: list[Share
         severity,
         f"{place} {what}: {main.cause if main else unknown}",
         tuple(signs),
-        main.confirm
-        if main
-        else f"`du -xh -d2 {shlex.quote(place)} | sort -h | tail`, `lsof +L1 {shlex.quote(place)}`",
+        main.confirm if main else f"`du -xh -d2 {argument} | sort -h | tail`, `lsof +L1 {argument}`",
         main.act if main else "find what has grown; never remove anything under pg_wal",
         subject=filesystem.mountpoint,
         mend=_mend(scene, filesystem, main),
@@ -138,7 +135,7 @@ def _inodes(scene: Scene) -> Iterator[Finding]:
         left = usage.files_free or 0
         if ratio < 0.95 or left > 100_000:
             continue
-        place = words.plain(filesystem.mountpoint)
+        place, argument = words.plain(filesystem.mountpoint), words.argument(filesystem.mountpoint)
         gone = left < 100
         yield Finding(
             "inodes-exhausted",
@@ -146,7 +143,7 @@ def _inodes(scene: Scene) -> Iterator[Finding]:
             f"{place} has {'no' if not left else 'nearly no'} inodes left: no new file can be made, whatever df says"
             f" of bytes",
             (Evidence(f"{usage.files - left} of {usage.files} inodes are used, {left} free", 0.95 if gone else 0.8),),
-            f"`df -i {place}`; `du --inodes -x -d2 {place} | sort -n | tail`: where are the many small files?",
+            f"`df -i {argument}`; `du --inodes -x -d2 {argument} | sort -n | tail`: where are the many small files?",
             "find the directory with the many files and who makes them (sessions, caches, mail queues); remove by"
             " its owner's tool",
             subject=filesystem.mountpoint,
@@ -159,7 +156,7 @@ def _inodes(scene: Scene) -> Iterator[Finding]:
 
 def _takes_no_writes(scene: Scene) -> Iterator[Finding]:
     for filesystem in scene.filesystems():
-        place = words.plain(filesystem.mountpoint)
+        place, argument = words.plain(filesystem.mountpoint), words.argument(filesystem.mountpoint)
         device = filesystem.device.rpartition("/")[2]
         names = {device, *_kernel_names(scene, filesystem)}
         said = [
@@ -192,8 +189,8 @@ def _takes_no_writes(scene: Scene) -> Iterator[Finding]:
             Severity.RED if now else Severity.YELLOW,
             f"the file system on {place} has met an error" + (f" and {takes}" if now else " at some time"),
             tuple(signs),
-            f"`ls {place}` (does it read?), `touch {place}/.probe` (does it write?), `dmesg -T | grep -i -e ext4 -e xfs"
-            " -e i/o`",
+            f"`ls {argument}` (does it read?), `touch {argument}/.probe` (does it write?), `dmesg -T |"
+            " grep -i -e ext4 -e xfs -e i/o`",
             "stop what writes there, look at the disk first (SMART, kernel log), then unmount and fsck; a backup"
             " before it",
             subject=filesystem.mountpoint,
@@ -215,7 +212,8 @@ def _dead_mounts(scene: Scene) -> Iterator[Finding]:
             Severity.RED,
             f"the network mount {words.plain(filesystem.mountpoint)} does not answer: whoever touches it hangs",
             (Evidence(filesystem.detail, 0.8),),
-            f"`stat -f {words.plain(filesystem.mountpoint)}` in a shell that you can spare; can its server be reached?",
+            f"`stat -f {words.argument(filesystem.mountpoint)}` in a shell that you can spare; can its server be"
+            " reached?",
             "bring its server or the way to it back; a lazy unmount (`umount -l`) frees new callers, not those that"
             " hang",
             subject=filesystem.mountpoint,
