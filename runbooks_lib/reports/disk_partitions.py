@@ -18,6 +18,7 @@ from runbooks_lib.reports.disk_page import Unsaid
 _RANK = {"crossed": 0, "act": 1, "watch": 2, "cannot tell": 3, "ok": 4}
 _NEEDS_A_PERSON = frozenset({"crossed", "act"})
 _LONGEST_EXCLUDED = 366
+_TWINS_APART = timedelta(hours=1)  # two mounts of one device are seen at one time; older than a fortnight, in one hour
 _GONE = "Unmounted or renamed? If it is gone for good, the inventory need not list it."
 _UNSEEN = "Is it mounted there, and spelled as `df` spells it?"
 
@@ -173,8 +174,16 @@ def _partitions_of(pasts: list[FilesystemHistory], entry: HostEntry) -> tuple[li
     kept: list[FilesystemHistory] = []
     left_out: list[str] = []
     devices: dict[str, str] = {}
-    order = sorted(pasts, key=lambda past: (past.mountpoint not in entry.partitions, len(past.mountpoint)))
-    for past in order:
+    last_on: dict[str, datetime] = {}
+    for past in pasts:
+        last_on[past.device] = max(past.last_time, last_on.get(past.device, past.last_time))
+    # Mounted twice is seen twice at one time. A device that was mounted elsewhere once is no twin of where it is now.
+    gone = {past.mountpoint for past in pasts if last_on[past.device] - past.last_time > _TWINS_APART}
+
+    def order(past: FilesystemHistory) -> tuple[bool, bool, int]:
+        return past.mountpoint not in entry.partitions, past.mountpoint in gone, len(past.mountpoint)
+
+    for past in sorted(pasts, key=order):
         name = words.place(past.mountpoint, entry.name)
         listed = past.mountpoint in entry.partitions
         layered = past.fstype == "overlay" and past.mountpoint != "/"
@@ -187,7 +196,8 @@ def _partitions_of(pasts: list[FilesystemHistory], entry: HostEntry) -> tuple[li
         if twin is not None and not listed:
             left_out.append(f"{name} (the same device as {twin})")
             continue
-        devices.setdefault(past.device, f"`{words.plain(past.mountpoint)}`")
+        if past.mountpoint not in gone:
+            devices.setdefault(past.device, f"`{words.plain(past.mountpoint)}`")
         kept.append(past)
     return kept, left_out
 

@@ -157,6 +157,28 @@ def test_a_listed_partition_that_was_never_seen_is_told(tmp_path: Path, history:
     assert "`/srv/bd` on tc-db-01: listed in the inventory, but never seen on the host." in report.not_said().text
 
 
+@pytest.mark.parametrize("listed", [False, True])
+def test_a_device_that_was_mounted_elsewhere_is_watched_where_it_is_now(
+    tmp_path: Path, history: SqliteHistory, listed: bool
+) -> None:
+    for days in range(90, -1, -1):
+        mountpoint = "/data" if days > 30 else "/srv/longer/data"
+        keep(
+            history,
+            "tc-db-01",
+            filesystem(mountpoint, 495, time=NOW - timedelta(days=days, minutes=5), device="/dev/sdb1"),
+        )
+    lists = '[hosts.tc-db-01.partitions."/data"]\n' if listed else ""
+    report = disk_report.prepare(inventory(tmp_path, f"[hosts.tc-db-01]\n{lists}"), now=NOW)
+    assert [partition.outlook.mountpoint for partition in report.partitions] == ["/srv/longer/data"]
+    assert len(report.needed) == 1
+    told = report.not_said().text
+    if listed:
+        assert "`/data` on tc-db-01: not seen for 31 days, while the host was." in told
+    else:
+        assert "`/data` on tc-db-01 (the same device as `/srv/longer/data`)" in told
+
+
 def test_settings_of_the_inventory_move_the_threshold(tmp_path: Path, history: SqliteHistory) -> None:
     keep(history, "tc-db-01", growing("/srv/calm", per_day=0.01, last=100))
     given = inventory(
