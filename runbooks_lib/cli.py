@@ -248,7 +248,7 @@ def schedule(
         raise UsageError("--install and --remove together", true_now="nothing was done", next="give one of them")
     loaded = config.load(config_path)
     found = run.find(report_name)
-    parameters.check(found.parameters, parameters.assignments(given), report=found.name)
+    values = parameters.check(found.parameters, parameters.assignments(given), report=found.name)
     planned = timers.plan(
         loaded,
         now=datetime.now(UTC),
@@ -256,6 +256,7 @@ def schedule(
         at=at,
         every_minutes=every,
         arguments=[word for each in given for word in ("-p", each)],
+        asked=run.asked(values),
         deadline_seconds=deadline,
         kind=None if cron is None else "cron" if cron else "systemd",
     )

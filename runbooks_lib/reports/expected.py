@@ -6,8 +6,8 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from dataclasses import dataclass, replace
+from datetime import date, datetime, time, timedelta
 from pathlib import Path
 
 FILE_NAME = "expected.json"
@@ -16,39 +16,43 @@ GRACE = timedelta(hours=2)  # a report that is later than this is missing
 
 @dataclass(frozen=True)
 class Expectation:
-    """A report that should run every day at `at` ("HH:MM", local time), and the command's further arguments."""
+    """A report that should run every day at `at` ("HH:MM", local time), and the command's further arguments.
+
+    `asked` are its parameters as its runs record them (`Record.asked`): "group=databases, horizon_days=30".
+    """
 
     report: str
     at: str
     since: datetime
     arguments: tuple[str, ...] = ()
-
-    @property
-    def asked(self) -> str:
-        """The parameters it is run with, as the index shows them: "group=databases, horizon_days=30"."""
-        return ", ".join(self.arguments[1::2])
+    asked: str = ""
 
     def last_due(self, now: datetime) -> datetime:
         """The latest moment at or before `now` at which it should have run; `since` when it was never due yet."""
-        local = now.astimezone()
-        hour, minute = map(int, self.at.split(":"))
-        due = local.replace(hour=hour, minute=minute, second=0, microsecond=0)
-        if due > local:
-            due -= timedelta(days=1)
-        return max(due, self.since)
+        return max(self._last(now), self.since)
 
     def due(self, last_started: datetime | None, now: datetime) -> bool:
         """True when no run was started since it was last due."""
         return last_started is None or last_started < self.last_due(now)
 
     def missing(self, last_started: datetime | None, now: datetime) -> bool:
-        """True when it is due for longer than the grace."""
-        return self.due(last_started, now) and now - self.last_due(now) > GRACE
+        """True when it is due, and its time of day is past for longer than the grace."""
+        return self.due(last_started, now) and now > self.missing_from(last_started, now)
 
     def missing_from(self, last_started: datetime | None, now: datetime) -> datetime:
         """The moment from which it is missing if no further run is started."""
-        waited_for = self.last_due(now) if self.due(last_started, now) else self.last_due(now) + timedelta(days=1)
-        return waited_for + GRACE
+        last = self._last(now)
+        waits_for_last = self.due(last_started, now) and last >= self.since
+        return (last if waits_for_last else self._on(last.date() + timedelta(days=1))) + GRACE
+
+    def _last(self, now: datetime) -> datetime:
+        today = now.astimezone().date()
+        due = self._on(today)
+        return due if due <= now else self._on(today - timedelta(days=1))
+
+    def _on(self, day: date) -> datetime:
+        """Its time on that day, by the clock of that day: the nights when the clocks change have 23 or 25 hours."""
+        return datetime.combine(day, time.fromisoformat(self.at)).astimezone()
 
 
 def expectations(outputs: Path) -> dict[str, Expectation]:
@@ -57,10 +61,14 @@ def expectations(outputs: Path) -> dict[str, Expectation]:
         raw = json.loads((outputs / FILE_NAME).read_text(encoding="utf-8"))
         return {
             name: Expectation(
-                name, str(each["at"]), datetime.fromisoformat(each["since"]), tuple(map(str, each["arguments"]))
+                name,
+                str(each["at"]),
+                datetime.fromisoformat(each["since"]),
+                tuple(map(str, each["arguments"])),
+                str(each.get("asked", ", ".join(map(str, each["arguments"][1::2])))),
             )
             for name, each in raw.items()
-            if re.fullmatch(r"\d\d:\d\d", each["at"])
+            if re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d", each["at"])
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
@@ -71,7 +79,8 @@ def expect(path: Path, expectation: Expectation) -> None:
     everything = expectations(path.parent)
     before = everything.get(expectation.report)
     if before is not None and (before.at, before.arguments) == (expectation.at, expectation.arguments):
-        return  # installing again must not forgive a run that is missing
+        # Installing again must not forgive a run that is missing.
+        expectation = replace(expectation, since=before.since)
     _save(path, {**everything, expectation.report: expectation})
 
 
@@ -87,7 +96,12 @@ def _save(path: Path, everything: Mapping[str, Expectation]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     text = json.dumps(
         {
-            name: {"at": each.at, "since": each.since.isoformat(), "arguments": list(each.arguments)}
+            name: {
+                "at": each.at,
+                "since": each.since.isoformat(),
+                "arguments": list(each.arguments),
+                "asked": each.asked,
+            }
             for name, each in everything.items()
         },
         indent=1,

@@ -92,8 +92,8 @@ class Record:
 
     @property
     def asked(self) -> str:
-        """The parameters that were given, as they were typed: "group=databases, horizon_days=30"."""
-        return ", ".join(f"{name}={value}" for name, value in self.parameters.items())
+        """The parameters that were given: "group=databases, horizon_days=30"."""
+        return asked(self.parameters)
 
     def as_json(self) -> dict[str, Any]:
         """The record as `run.json` holds it."""
@@ -114,6 +114,11 @@ class Record:
             "links": {"page": PAGE, "notebook": NOTEBOOK, "log": LOG},
         }
         return values
+
+
+def asked(parameters: Mapping[str, Any]) -> str:
+    """Checked parameters in words, in the order of the declaration; by these a schedule knows its runs."""
+    return ", ".join(f"{name}={value}" for name, value in parameters.items())
 
 
 def new_run_id(now: datetime) -> str:

@@ -192,6 +192,11 @@ def available(notebooks: Path | None = None) -> dict[str, Path]:
     return {}
 
 
+def asked(values: Mapping[str, parameters.Value]) -> str:
+    """What a run with these checked values records as asked."""
+    return record.asked(writer.masked(parameters.jsonable(values)))
+
+
 def _begin(report: Report, values: Mapping[str, parameters.Value], now: datetime, deadline_seconds: float) -> Record:
     if not 0 < deadline_seconds <= 86_400 * 7:
         raise UsageError("a deadline is more than 0 seconds and at most a week", true_now="nothing was run")

@@ -33,7 +33,11 @@ Kind = Literal["systemd", "cron"]
 
 @dataclass(frozen=True)
 class Schedule:
-    """What would be written and run. `files` maps a path to its text (systemd), `lines` are those of the crontab."""
+    """What would be written and run. `files` maps a path to its text (systemd), `lines` are those of the crontab.
+
+    The timer that collects belongs to all reports of one inventory: `undo`, `removed` and `markers` are without it as
+    long as another report is expected.
+    """
 
     kind: Kind
     directory: Path
@@ -41,7 +45,8 @@ class Schedule:
     lines: tuple[str, ...]
     commands: tuple[tuple[str, ...], ...]
     undo: tuple[tuple[str, ...], ...]
-    marker: str
+    removed: tuple[Path, ...]
+    markers: tuple[str, ...]  # how the crontab lines end that `remove` takes away
     expected: Path
     expectation: Expectation
     advice: str
@@ -68,12 +73,14 @@ def plan(
     at: str = "05:30",
     every_minutes: int = 5,
     arguments: Sequence[str] = (),
+    asked: str | None = None,
     deadline_seconds: float | None = None,
     kind: Kind | None = None,
 ) -> Schedule:
     """The timers for collecting every `every_minutes` and for one report a day. Writes nothing.
 
-    `arguments` are further ones of `runbook report`, `deadline_seconds` its deadline where it is not the usual one.
+    `arguments` are further ones of `runbook report`, `asked` what a run with them records (`run.asked`), and
+    `deadline_seconds` its deadline where it is not the usual one.
     Raises UsageError for a time, an interval or a deadline that cannot be.
     """
     if deadline_seconds is not None and not 0 < deadline_seconds <= 86_400:
@@ -94,9 +101,13 @@ def plan(
     if deadline_seconds is not None:
         publish += ("--deadline", f"{deadline_seconds:g}")
     kind = kind or ("systemd" if _SYSTEMD_RUNS.is_dir() else "cron")
-    expectation = Expectation(report, at, now, tuple(arguments))
+    expectation = Expectation(report, at, now, tuple(arguments), ", ".join(arguments[1::2]) if asked is None else asked)
     make = _systemd if kind == "systemd" else _cron
     return make(config, digest, collect, publish, every_minutes, expectation, _allowed(deadline_seconds))
+
+
+def _others(config: Config, report: str) -> bool:
+    return bool(expected.expectations(config.outputs).keys() - {report})
 
 
 def _allowed(deadline_seconds: float | None) -> str:
@@ -112,7 +123,8 @@ def install(schedule: Schedule) -> None:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(text, encoding="utf-8")
         else:
-            kept = [line for line in _crontab() if not line.endswith(schedule.marker)]
+            ours = {_marker_of(line) for line in schedule.lines}
+            kept = [line for line in _crontab() if _marker_of(line) not in ours]
             _write_crontab([*kept, *schedule.lines])
         expected.expect(schedule.expected, schedule.expectation)
     except OSError as error:
@@ -129,7 +141,7 @@ def install(schedule: Schedule) -> None:
 def remove(schedule: Schedule) -> None:
     """Stop and remove what `install` wrote; what is not there is fine."""
     if schedule.kind == "systemd":
-        present = [path for path in schedule.files if path.exists()]
+        present = [path for path in schedule.removed if path.exists()]
         if present:
             for command in schedule.undo:
                 _call(command)
@@ -138,7 +150,7 @@ def remove(schedule: Schedule) -> None:
             _call(_systemctl("daemon-reload"))
     else:
         before = _crontab()
-        kept = [line for line in before if not line.endswith(schedule.marker)]
+        kept = [line for line in before if _marker_of(line) not in schedule.markers]
         if kept != before:
             _write_crontab(kept)
     expected.forget(schedule.expected, schedule.expectation.report)
@@ -174,7 +186,7 @@ def _systemd(
         else Path(os.environ.get("XDG_CONFIG_HOME") or Path("~/.config").expanduser()) / "systemd/user"
     )
     names = {"collect": f"runbook-{digest}-collect", "report": f"runbook-{digest}-{expectation.report}"}
-    told = f"runbook-{digest}-failed@"
+    told = f"{names['report']}-failed@"
     tell = (*publish[:3], "notify", "unit-failed", "--report", expectation.report, "--config", str(config.file))
     files = {
         directory / f"{names['collect']}.service": _service(
@@ -195,6 +207,7 @@ def _systemd(
         ),
     }
     timers = [f"{name}.timer" for name in names.values()]
+    shared = _others(config, expectation.report)
     advice = (
         ""
         if root
@@ -207,8 +220,9 @@ def _systemd(
         files=files,
         lines=(),
         commands=(_systemctl("daemon-reload"), _systemctl("enable", "--now", *timers)),
-        undo=(_systemctl("disable", "--now", *timers),),
-        marker="",
+        undo=(_systemctl("disable", "--now", *(timers[1:] if shared else timers)),),
+        removed=tuple(path for path in files if not shared or path.stem != names["collect"]),
+        markers=(),
         expected=config.outputs / expected.FILE_NAME,
         expectation=expectation,
         advice=advice,
@@ -288,14 +302,14 @@ def _cron(
     expectation: Expectation,
     _: str,
 ) -> Schedule:
-    marker = f"# runbook {digest}"
+    collects, publishes = f"# runbook {digest} collect", f"# runbook {digest} report {expectation.report}"
     log = _cron_word(str(config.outputs / "cron.log"))
     # cron knows no missed runs: the report is asked for every hour, and `--if-due` makes it once a day.
     minute = int(expectation.at.split(":")[1])
     lines = (
         f"{'*/' + str(every_minutes) if every_minutes < 60 else '0'} * * * * {_cron_quoted(collect)} "
-        f">>{log} 2>&1 {marker}",
-        f"{minute} * * * * {_cron_quoted((*publish, '--if-due'))} >>{log} 2>&1 {marker}",
+        f">>{log} 2>&1 {collects}",
+        f"{minute} * * * * {_cron_quoted((*publish, '--if-due'))} >>{log} 2>&1 {publishes}",
     )
     return Schedule(
         kind="cron",
@@ -304,11 +318,16 @@ def _cron(
         lines=lines,
         commands=(),
         undo=(),
-        marker=marker,
+        removed=(),
+        markers=(publishes,) if _others(config, expectation.report) else (collects, publishes),
         expected=config.outputs / expected.FILE_NAME,
         expectation=expectation,
         advice="",
     )
+
+
+def _marker_of(line: str) -> str:
+    return line[line.rfind("# runbook ") :] if "# runbook " in line else ""
 
 
 def _cron_quoted(command: Sequence[str]) -> str:
@@ -326,14 +345,24 @@ def _cron_word(word: str) -> str:
 
 def _crontab() -> list[str]:
     try:
-        found = subprocess.run(["crontab", "-l"], capture_output=True, timeout=_COMMAND_SECONDS, check=False)
+        found = subprocess.run(
+            ["crontab", "-l"],
+            capture_output=True,
+            timeout=_COMMAND_SECONDS,
+            check=False,
+            env={**os.environ, "LC_ALL": "C"},
+        )
     except FileNotFoundError as error:
         raise RunbookError(
             "there is neither systemd nor crontab on this machine",
             true_now="nothing was scheduled",
             next="install cron, or call the shown commands from the scheduler that you have",
         ) from error
-    # "no crontab for …" is exit status 1 and an empty answer: that is an empty crontab.
+    # "no crontab for …" (cron) and "can't open …: No such file" (busybox) are an empty crontab. Whoever takes another
+    # failure for one would write over all lines.
+    said = found.stderr.decode("utf-8", "replace").strip()
+    if found.returncode and said and "no crontab" not in said.lower() and "No such file" not in said:
+        raise RunbookError(f"the crontab cannot be read: {said}", true_now="the crontab is as it was")
     return found.stdout.decode("utf-8", "surrogateescape").splitlines()
 
 

@@ -1,18 +1,24 @@
 """Timers: what would be written is exact, paths with odd characters survive, and installing can be taken back."""
 
+import json
 import os
 import shlex
 import shutil
 import stat
 import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
-from runbooks_lib import config
+from runbooks_lib import config, parameters
+from runbooks_lib.cli import cli
 from runbooks_lib.errors import RunbookError, UsageError
-from runbooks_lib.reports import expected, schedule
+from runbooks_lib.reports import expected, run, schedule, telling
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 ODD = 'on call %n $HOME "it\'s" 100%'
@@ -142,6 +148,104 @@ def test_what_is_expected_is_kept_privately_and_says_when_a_run_is_due_or_missin
     started = tonight + timedelta(minutes=4)
     assert not nightly.due(started, tonight + timedelta(hours=20))
     assert nightly.due(started, tonight + timedelta(days=1, seconds=1))
+
+
+@pytest.fixture
+def berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.usefixtures("berlin")
+def test_a_day_has_23_or_25_hours_when_the_clocks_change() -> None:
+    nightly = expected.Expectation("disk-report", "05:30", datetime(2026, 1, 1, tzinfo=UTC))
+    autumn = datetime(2026, 10, 24, 3, 30, 20, tzinfo=UTC)  # ran well at 05:30:20, summer time
+    for now in (datetime(2026, 10, 25, 1, 30, tzinfo=UTC), datetime(2026, 10, 25, 4, 0, tzinfo=UTC)):
+        assert nightly.last_due(now) == datetime(2026, 10, 24, 3, 30, tzinfo=UTC)
+        assert not nightly.due(autumn, now)
+        assert not nightly.missing(autumn, now)
+    assert nightly.missing_from(autumn, datetime(2026, 10, 24, 21, 30, tzinfo=UTC)) == datetime(
+        2026, 10, 25, 6, 30, tzinfo=UTC
+    ), "05:30 winter time, and two hours"
+    assert nightly.due(autumn, datetime(2026, 10, 25, 4, 30, tzinfo=UTC))
+    spring = datetime(2026, 3, 29, 3, 0, tzinfo=UTC)  # 05:00, the first morning of summer time
+    assert nightly.last_due(spring) == datetime(2026, 3, 28, 4, 30, tzinfo=UTC)
+    assert nightly.missing(datetime(2026, 3, 28, 3, 40, tzinfo=UTC), spring)
+
+
+def test_what_was_never_due_is_not_missing_before_its_first_time() -> None:
+    at_noon = datetime(2026, 11, 23, 12, tzinfo=datetime.now().astimezone().tzinfo).astimezone(UTC)
+    nightly = expected.Expectation("disk-report", "05:30", at_noon)
+    assert nightly.due(None, at_noon + timedelta(minutes=5)), "cron runs it within the hour"
+    assert not nightly.missing(None, at_noon + timedelta(hours=12)), "a systemd timer waits for the morning"
+    assert nightly.missing(None, at_noon + timedelta(hours=20))
+
+
+@pytest.mark.usefixtures("own_crontab")
+@pytest.mark.parametrize(
+    "given", [["horizon_days=180", "group=databases"], ["group=databases", "horizon_days=180"], ["horizon_days=090"]]
+)
+def test_a_schedule_knows_its_runs_however_the_parameters_were_written(loaded: config.Config, given: list[str]) -> None:
+    options = [word for each in given for word in ("-p", each)]
+    command = ["schedule", "--config", str(loaded.file), "--cron", "--install", "--at", "00:00", *options]
+    assert CliRunner().invoke(cli, command).exit_code == 0
+    values = parameters.check(run.find("disk-report").parameters, parameters.assignments(given))
+    now = datetime.now(UTC)
+    record = replace(run._begin(run.find("disk-report"), values, now, 900.0), state="ok", ended=now)
+    directory = loaded.outputs / record.report / record.run
+    directory.mkdir(parents=True)
+    (directory / "run.json").write_text(json.dumps(record.as_json()))
+    assert telling.is_scheduled(loaded, record)
+    assert not schedule.is_due(loaded.outputs, "disk-report", now=now)
+
+
+@pytest.mark.parametrize("kind", ["cron", "systemd"])
+def test_two_reports_of_one_inventory_share_the_collecting_and_nothing_else(
+    loaded: config.Config, own_crontab: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: schedule.Kind
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "xdg"))
+    calls = tmp_path / "systemctl-calls"
+    systemctl = own_crontab.parent / "bin" / "systemctl"
+    systemctl.write_text(f'#!/bin/sh\necho "$@" >>{calls}\n')
+    systemctl.chmod(0o755)
+
+    def planned(report: str) -> schedule.Schedule:
+        return schedule.plan(loaded, now=NOW, kind=kind, report=report)
+
+    def kept() -> str:
+        if kind == "cron":
+            return "\n".join(sorted(own_crontab.read_text().splitlines()))
+        return "\n".join(
+            line for path in sorted((tmp_path / "xdg/systemd/user").iterdir()) for line in (path.name, path.read_text())
+        )
+
+    schedule.install(planned("disk-report"))
+    alone = kept()
+    schedule.install(planned("triage-slow-service"))
+    both = kept()
+    assert {"disk-report", "triage-slow-service"} == set(expected.expectations(loaded.outputs))
+    for line in alone.splitlines():
+        assert line in both
+    schedule.remove(planned("triage-slow-service"))
+    assert kept() == alone
+    schedule.remove(planned("disk-report"))
+    assert kept() == ""
+    if kind == "systemd":
+        ended = [line for line in calls.read_text().splitlines() if "disable" in line]
+        assert ["collect" in line for line in ended] == [False, True]
+
+
+def test_a_crontab_that_cannot_be_read_is_not_taken_for_an_empty_one(loaded: config.Config, own_crontab: Path) -> None:
+    own_crontab.write_text("5 5 * * * their-own-job\n")
+    program = own_crontab.parent / "bin" / "crontab"
+    program.write_text(program.read_text().replace(f"exec cat {own_crontab};", "{ echo denied >&2; exit 1; };", 1))
+    with pytest.raises(RunbookError, match="cannot be read: denied"):
+        schedule.install(schedule.plan(loaded, now=NOW, kind="cron"))
+    assert own_crontab.read_text() == "5 5 * * * their-own-job\n"
 
 
 def test_installing_again_does_not_forgive_a_missing_run(loaded: config.Config, own_crontab: Path) -> None:
