@@ -51,7 +51,14 @@ PATTERNS: Mapping[str, re.Pattern[str]] = {
     "password=": re.compile(
         r"(?i)(?:\b|_|-)(?:password|passwd|pgpassword|mysql_pwd)=([^\s'\"&;,<>)\\*][^\s'\"&;,<>)\\]*)"
     ),
-    "url password": re.compile(r"://[^\s/:@'\"]{0,100}:([^\s/@'\"*][^\s/@'\"]{0,200})@"),
+    # A shell's word ends at a blank, whatever else is in it.
+    "password word": re.compile(r"(?:--password|\bPGPASSWORD|\bMYSQL_PWD)=([^\s'\"<\\*][^\s'\"<\\]*)"),
+    # libpq and shells quote; JSON and HTML write the quote in their own way.
+    "quoted password": re.compile(
+        r"(?i)(?:\b|_|-)(?:password|passwd|pgpassword|mysql_pwd)\s?=\s?(\\?['\"]|&quot;|&#(?:3[49]|x27);)"
+        r"((?:(?!\1)(?:\\.|[^\\\r\n])){1,300})(?=\1|\Z)"
+    ),
+    "url password": re.compile(r"://[^\s/:@'\"]{0,100}:([^\s/@'\"*][^\s/'\"]{0,200})@"),
     "authorization": re.compile(r"(?i)\bauthorization['\"]?\s*[:=]\s*['\"]?(?:bearer|basic|token)\s+([^\s'\"*]{4,})"),
 }
 
@@ -59,6 +66,7 @@ _LENGTH = struct.Struct("!I")
 
 _lock = threading.RLock()
 _values: dict[str, tuple[str, ...]] = {}
+_told: dict[str, threading.Event] = {}  # of each value: set when every listener has it
 _listeners: list[Callable[[str], None]] = []
 _patterns: tuple[re.Pattern[str], ...] = tuple(PATTERNS.values())
 
@@ -116,7 +124,10 @@ def _from_environment(name: str) -> str:
 
 def _from_file(text: str) -> str:
     where = f"file:{text}"
-    path = Path(text).expanduser()
+    try:
+        path = Path(text).expanduser()
+    except RuntimeError as error:
+        raise UsageError(f"the secret's file has no place: {error}", where=where) from error
     try:
         # Not blocking: a FIFO that nobody writes to must not hold the command for ever.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -160,12 +171,19 @@ def register(value: str) -> None:
     if len(value) < SHORTEST:
         raise UsageError(f"a secret shorter than {SHORTEST} characters cannot be masked")
     with _lock:
-        if value in _values:
-            return
-        _values[value] = _forms(value)
-        listeners = list(_listeners)
-    for tell in listeners:
-        tell(value)
+        told = _told.get(value)
+        if told is None:
+            listeners = list(_listeners)
+            mine = _told[value] = threading.Event()
+            _values[value] = _forms(value)
+    if told is not None:
+        told.wait(_TELLING_SECONDS * 2)  # another thread is telling it; whoever returns may print it
+        return
+    try:
+        for tell in listeners:
+            tell(value)
+    finally:
+        mine.set()
 
 
 def register_environment(environment: Mapping[str, str] | None = None) -> None:
@@ -189,6 +207,7 @@ def forget() -> None:
     """Forget every registered value and listener: for tests, and for a process that has written its last text."""
     with _lock:
         _values.clear()
+        _told.clear()
         _listeners.clear()
         configure(PATTERNS)
 

@@ -131,6 +131,14 @@ def test_redacting_twice_changes_nothing_more() -> None:
         ("mysqld --password=hunter2 --port=1", "mysqld --password=*** --port=1"),
         ("PGPASSWORD=hunter2 psql", "PGPASSWORD=*** psql"),
         ("postgres://me:hunter2@db/x", "postgres://me:***@db/x"),
+        ("postgres://me:hunt@r2@db/x", "postgres://me:***@db/x"),
+        ("PGPASSWORD='hunter 2' pg_dump", "PGPASSWORD='***' pg_dump"),
+        ('password="hunter2"', 'password="***"'),
+        ("user=repl password = 'a\\'b c' host=h", "user=repl password = '***' host=h"),
+        ("password=&#x27;hunter 2&#x27; host=h", "password=&#x27;***&#x27; host=h"),
+        (r'"password=\"hunter 2\" host=h"', r'"password=\"***\" host=h"'),
+        ("cut off: password='hunt", "cut off: password='***"),
+        ("mysql --password=a&b;c,d) -e x", "mysql --password=*** -e x"),
         ("Authorization: Bearer abc.def", "Authorization: Bearer ***"),
         ("key AKIAIOSFODNN7EXAMPLE!", "key ***!"),
         (
@@ -149,6 +157,8 @@ def test_narrow_patterns_mask_what_hosts_say_of_themselves(text: str, masked: st
     [
         "10.1.2.3:5432",
         "http://host:8080/path",
+        "http://host:8080/path@x",
+        "text = 'password=' + shown\nprint(text)",
         "deadbeef" * 8,
         "passwords are long",
         "token ring",
@@ -158,6 +168,28 @@ def test_narrow_patterns_mask_what_hosts_say_of_themselves(text: str, masked: st
 )
 def test_ordinary_text_stays(text: str) -> None:
     assert secrets.redact(text) == text
+
+
+def test_whoever_registers_a_value_that_another_is_telling_waits_until_it_is_told() -> None:
+    begun, may = threading.Event(), threading.Event()
+
+    def slow(_: str) -> None:
+        begun.set()
+        may.wait(30)
+
+    secrets._listeners.append(slow)
+    ends: list[str] = []
+    first = threading.Thread(target=lambda: (secrets.register("correct-horse"), ends.append("first")))
+    second = threading.Thread(target=lambda: (secrets.register("correct-horse"), ends.append("second")))
+    first.start()
+    assert begun.wait(30)
+    second.start()
+    second.join(0.2)
+    assert second.is_alive(), "the listener has not got it yet"
+    may.set()
+    first.join()
+    second.join()
+    assert sorted(ends) == ["first", "second"]
 
 
 def test_patterns_can_be_chosen_and_an_unknown_one_is_told() -> None:
