@@ -40,11 +40,17 @@ class Purchase:
 
 
 def needed_bytes(
-    told: Forecast, usable_bytes: float, *, within_days: int, risk: float = 0.05, threshold_ratio: float = 1.0
+    told: Forecast,
+    usable_bytes: float,
+    *,
+    within_days: int,
+    risk: float = 0.05,
+    threshold_ratio: float = 1.0,
+    usable_share: float = 1.0,
 ) -> float:
     """Least bytes to add so that the threshold is passed within `within_days` with a probability of at most `risk`; 0
-    when that is so already. `threshold_ratio` 1.0 asks about a full disk. Raises UsageError outside 0 < risk < 1 or
-    beyond the forecast's horizon, CannotTellError when it is refused.
+    when that is so already. `threshold_ratio` 1.0 asks about a full disk; of what is added `usable_share` can be used.
+    Raises UsageError outside 0 < risk < 1 or beyond the forecast's horizon, CannotTellError when it is refused.
     """
     if not 0 < risk < 1:
         raise UsageError(f"a risk is between 0 and 1, not {risk!r}")
@@ -56,7 +62,7 @@ def needed_bytes(
     # At most so many futures may touch the level; it has to lie above the highest of the others.
     allowed = math.floor(risk * len(highest))
     level = float(np.nextafter(highest[len(highest) - 1 - allowed], np.inf))
-    return max(0.0, level / threshold_ratio - usable_bytes)
+    return max(0.0, (level / threshold_ratio - usable_bytes) / usable_share)
 
 
 def purchases(
@@ -67,11 +73,13 @@ def purchases(
     amounts: Sequence[float] = (10 * GIB, 50 * GIB, 100 * GIB),
     threshold_ratio: float = 0.9,
     price_per_gib: float | None = None,
+    usable_share: float = 1.0,
 ) -> list[Purchase]:
-    """What adding nothing and each of `amounts` (bytes) buys, in this order. Raises as `needed_bytes` does."""
+    """What adding nothing and each of `amounts` (bytes) buys, in this order; of what is added `usable_share` can be
+    used. Raises as `needed_bytes` does."""
     rows: list[Purchase] = []
     for added in (0.0, *amounts):
-        level = threshold_ratio * (usable_bytes + added)
+        level = threshold_ratio * (usable_bytes + added * usable_share)
         first, half, _ = told.days_to(level)
         start = rows[0].days_10 if rows else first
         rows.append(
@@ -149,12 +157,13 @@ def plan_for(
     if blank.refusal is not None or told is None:
         return replace(blank, sentence=f"No plan for {name(expected)}: {blank.refusal or 'there is no forecast'}.")
     asked = within + expected.stale_days
-    needed = needed_bytes(told, expected.usable, within_days=asked, risk=wanted.risk)
+    share = _usable_share(history, expected)
+    needed = needed_bytes(told, expected.usable, within_days=asked, risk=wanted.risk, usable_share=share)
     needed = math.ceil(needed / GIB) * GIB
     amounts = [needed, *(gib * GIB for gib in wanted.amounts_gib)]
     choices = purchases(
         told, expected.usable, within_days=asked, amounts=amounts, threshold_ratio=1.0,
-        price_per_gib=wanted.price_per_gib,
+        price_per_gib=wanted.price_per_gib, usable_share=share,
     )  # fmt: skip
     made = replace(
         blank, chance=choices[0].probability_passed, needed_bytes=needed, choices=tuple(choices),
@@ -163,6 +172,14 @@ def plan_for(
 
 
 _LONGEST_DAYS = 1825
+
+
+def _usable_share(history: FilesystemHistory, expected: Outlook) -> float:
+    """How much of what is added can be used: ext4 that grows keeps its reserve's share of it, 5 % by default."""
+    size = float(history.size_bytes[-1]) if len(history.size_bytes) else math.nan
+    if not history.fstype.startswith("ext") or not 0 < expected.usable < size:
+        return 1.0
+    return expected.usable / size
 
 
 def _why_not(expected: Outlook, within: int) -> str | None:

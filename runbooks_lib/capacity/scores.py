@@ -36,8 +36,8 @@ class Running:
 
     `cover80` is the share of `bands` truths inside the said band; `brier` the mean squared error of `chances` said
     probabilities (0 perfect, 0.25 what saying one half always gets) and `brier_base` that of always saying the share
-    that came true. `classes` are (from, to, said, came true) counts. `waiting`: not due yet; `unknown`: due, but not
-    measured.
+    that came true. `classes` are (from, to, said, came true) counts. `waiting`: not due yet, or due for at most two
+    weeks and not measured; `unknown`: not measured in the end.
     """
 
     bands: int
@@ -65,6 +65,8 @@ class Running:
         return lines
 
 
+_MAY_STILL_COME = timedelta(days=14)
+
 # The highest use between two days, both counted, and the use on the last of them; None where it was not measured.
 Observed = Callable[[str, str, str, date, date], tuple[float, float] | None]
 
@@ -83,7 +85,11 @@ def score_due(said: Iterable[Said], observed: Observed, *, today: date) -> Runni
             continue
         truth = observed(one.instance, one.mountpoint, one.resource, one.made + timedelta(days=1), one.due)
         if truth is None:
-            unknown += 1
+            # What was collected late may still come, and a host that is off is measured when it is back.
+            if today - one.due <= _MAY_STILL_COME:
+                waiting += 1
+            else:
+                unknown += 1
             continue
         highest, at_end = truth
         if one.low <= one.high:

@@ -145,6 +145,11 @@ def _expected(told: Outlook, today: date) -> str:
     if runaway is not None:
         hours = (told.usable - told.used) / runaway.after
         rate = f"{amount(runaway.after, told.resource)} an hour for {_hours(runaway.since_hours or 0)}"
+        if told.stale_days:
+            return (
+                f"{name(told)} was filling by {rate} when it was last measured: at that rate it is full by now. See"
+                f" whether it is, and what writes there."
+            )
         full = f"at this rate it is full in {_span(hours / 24)}"
         return f"{name(told)} has been filling by {rate}: {full}. Find what writes there now."
     if told.dates is None:

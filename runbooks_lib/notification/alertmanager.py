@@ -131,10 +131,15 @@ def _checked(number: str) -> str:
     return quote(number)
 
 
+# By whether the value is a regular expression, and whether it has to match (absent, in old versions: it has).
+_OPERATORS = {(False, True): "=", (True, True): "=~", (False, False): "!=", (True, False): "!~"}
+
+
 def _silence(raw: Any, url: str) -> Silence:
     try:
         matchers = ", ".join(
-            f'{each["name"]}{"=~" if each["isRegex"] else "="}"{each["value"]}"' for each in raw["matchers"]
+            f'{each["name"]}{_OPERATORS[bool(each["isRegex"]), bool(each.get("isEqual", True))]}"{each["value"]}"'
+            for each in raw["matchers"]
         )
         return Silence(
             str(raw["id"]),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import date
+from datetime import date, timedelta
 
 import numpy as np
 import pytest
@@ -276,6 +276,16 @@ def test_a_runaway_log_on_an_old_disk_is_raised() -> None:
     assert "filling by 7.2 GiB an hour for an hour: at this rate it is full in 6 hours" in told.sentence
     assert told.sentence.endswith("Find what writes there now."), "and nothing of a step of today"
     assert told.probability_full is None
+    old = seen(
+        past(
+            np.concatenate([np.full(364, 50 * GIB), [57.2 * GIB]]),
+            last_day=NOW.date() - timedelta(days=6),
+            recent=samples(times - np.timedelta64(6, "D"), used),
+        )
+    )
+    assert "was filling by 7.2 GiB an hour for an hour when it was last measured: at that rate it is full by now" in (
+        old.sentence
+    )
     # When the disk is full the rate is zero, and the level speaks.
     full = samples(times, np.minimum(used + 50 * GIB, 100 * GIB))
     assert seen(past(np.full(365, 100 * GIB), recent=full)).state == "crossed"

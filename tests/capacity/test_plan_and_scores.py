@@ -103,6 +103,16 @@ def test_a_plan_until_a_nearer_day_and_for_a_higher_risk_needs_less() -> None:
         planned(used, until=NOW.date())
 
 
+def test_ext4_keeps_its_reserve_of_what_is_added() -> None:
+    plain = planned(smooth(end=80 * GIB), fstype="xfs", size=100 * GIB, reserved=5 * GIB)
+    kept = planned(smooth(end=80 * GIB), fstype="ext4", size=100 * GIB, reserved=5 * GIB)
+    assert plain.needed_bytes is not None
+    assert kept.needed_bytes is not None
+    assert kept.needed_bytes == pytest.approx(plain.needed_bytes / 0.95, abs=GIB)
+    assert kept.choices[1].probability_passed <= 0.05
+    assert kept.choices[2].days_50 <= plain.choices[2].days_50
+
+
 def test_where_there_is_room_nothing_need_be_added() -> None:
     assert planned(np.full(365, 50 * GIB)).sentence == (
         "Nothing need be added to `/srv/db` on tc-db-01 until 23 November 2027: the chance that it is full by then is"
@@ -142,12 +152,14 @@ def test_statements_are_scored_when_they_are_due() -> None:
         return truths[(last - MADE).days]
 
     statements = [said(0.3), said(0.3, due_days=8), said(0.9, due_days=9), said(0.5, due_days=90)]
-    running = score_due(statements, observed, today=date(2026, 11, 1))
+    running = score_due(statements, observed, today=MADE + timedelta(days=30))
     assert (running.bands, running.cover80) == (2, 0.5)
     assert running.chances == 2
     assert running.brier == pytest.approx((0.7**2 + 0.3**2) / 2)
     assert running.brier_base == pytest.approx(0.25)
     assert (running.waiting, running.unknown) == (1, 1)
+    soon = score_due(statements, observed, today=MADE + timedelta(days=20))
+    assert (soon.waiting, soon.unknown) == (2, 0), "what was not measured may still come"
     assert "Of 2 times we said 20-40 %, 1 came true." in running.sentences()
 
 
