@@ -7,11 +7,13 @@ then into its place by a rename: a reader sees the old text or the new one, and 
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import secrets as random
-from collections.abc import Mapping
-from contextlib import suppress
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,31 @@ _GRAMMAR_KEYS = frozenset(
     | {"language_info", "tags", "papermill", "parameters", "text/plain", "text/html", "text/markdown", "image/png"}
     | {"image/jpeg", "image/svg+xml", "application/json", "application/vnd.runbooks.result+json"}
 )
+
+
+@contextmanager
+def alone(lock: Path, *, seconds: float) -> Iterator[None]:
+    """One process at a time with this lock file. After `seconds` of waiting - for a holder that hangs, on a file system
+    without locks - it goes on all the same. Raises RunbookError when there can be no such file.
+    """
+    make_directory(lock.parent)
+    try:
+        descriptor = os.open(lock, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise cannot_write(lock, error) from error
+    try:
+        end = time.monotonic() + seconds
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if time.monotonic() > end:
+                    break
+                time.sleep(0.02)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def make_directory(path: Path) -> None:

@@ -106,3 +106,20 @@ def test_papermill_s_own_writer_is_masked(tmp_path: Path) -> None:
     assert "***" in io.read("runbooks://x.ipynb")
     assert "hunter2" not in (tmp_path / "x.ipynb").read_text()
     assert io.listdir("runbooks://") == ["x.ipynb"]
+
+
+def test_one_process_at_a_time_and_a_holder_that_hangs_stops_nobody_for_ever(tmp_path: Path) -> None:
+    lock, order = tmp_path / "new" / ".lock", []
+
+    def second() -> None:
+        with writer.alone(lock, seconds=60):
+            order.append("second")
+
+    with writer.alone(lock, seconds=60):
+        waits = threading.Thread(target=second)
+        waits.start()
+        with writer.alone(lock, seconds=0.1):
+            order.append("went on")
+        order.append("first")
+    waits.join()
+    assert order == ["went on", "first", "second"]

@@ -5,12 +5,9 @@ It is one file without a server or anything from outside, so that it opens from 
 
 from __future__ import annotations
 
-import fcntl
-import os
 import shutil
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,7 +20,7 @@ from runbooks_lib.reports import page, telling
 from runbooks_lib.reports import record as records
 from runbooks_lib.reports.expected import Expectation, expectations
 from runbooks_lib.reports.record import DamagedRecordError, Record
-from runbooks_lib.writer import cannot_write, write
+from runbooks_lib.writer import alone, write
 
 NAME = "index.html"
 _LOCK = ".index.lock"
@@ -96,31 +93,9 @@ def update(outputs: Path, *, titles: Mapping[str, str] | None = None, now: datet
     """
     if titles is None:
         titles = _titles()
-    with _alone(outputs):
+    # Of two runs that end together, the last must have seen both records. A late index is better than none.
+    with alone(outputs / _LOCK, seconds=_LOCK_SECONDS):
         return _update(outputs, titles, now or datetime.now(UTC))
-
-
-@contextmanager
-def _alone(outputs: Path) -> Iterator[None]:
-    """One writer at a time: of two runs that end together, the last must have seen both records."""
-    try:
-        descriptor = os.open(outputs / _LOCK, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise cannot_write(outputs / _LOCK, error) from error
-    try:
-        end = time.monotonic() + _LOCK_SECONDS
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError:
-                # A file system without locks, or a holder that hangs: a late index is better than none.
-                if time.monotonic() > end:
-                    break
-                time.sleep(0.02)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _update(outputs: Path, titles: Mapping[str, str], moment: datetime) -> Path:

@@ -6,11 +6,8 @@ sent by the next run, and a channel that is new is told what is so now.
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +22,7 @@ from runbooks_lib.reports.expected import expectations
 from runbooks_lib.reports.record import PAGE, Record
 
 TOLD = "told.json"
+_WAITING_SECONDS = 120.0  # for another run that is telling: its channels have their own deadlines
 Kind = Literal["ok", "crossed", "failed"]
 _KINDS: Mapping[str, Kind] = {"ok": "ok", "threshold": "crossed", "failed": "failed", "timed out": "failed"}
 
@@ -58,7 +56,8 @@ def tell(config: Config, record: Record) -> list[Delivery]:
         return []
     name = f"{record.report} {record.asked}".strip()
     came: list[Delivery] = []
-    with _alone(config.outputs):
+    # Of two runs that end together, the second must know what the first has told.
+    with writer.alone(config.outputs / f".{TOLD}.lock", seconds=_WAITING_SECONDS):
         everything = _read(config.outputs)
         mine = everything.setdefault(name, {})
         by_news: dict[Told, list[str]] = {}
@@ -135,18 +134,3 @@ def _write(outputs: Path, everything: Mapping[str, Mapping[str, Told]]) -> None:
         outputs / TOLD,
         {name: {channel: vars(told) for channel, told in mine.items()} for name, mine in everything.items()},
     )
-
-
-@contextmanager
-def _alone(outputs: Path) -> Iterator[None]:
-    """One teller at a time: of two runs that end together, the second must know what the first has told."""
-    writer.make_directory(outputs)
-    try:
-        descriptor = os.open(outputs / f".{TOLD}.lock", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise writer.cannot_write(outputs / TOLD, error) from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
