@@ -11,6 +11,7 @@ import numpy as np
 
 from runbooks_lib.errors import UsageError
 from runbooks_lib.history import names
+from runbooks_lib.history.buckets import union
 from runbooks_lib.history.model import DAY_SECONDS, SIZE_BYTES, Floats, HistoryError, Ints, to_seconds
 from runbooks_lib.history.prometheus import without_port
 from runbooks_lib.history.prometheus_api import PrometheusApi, quoted, quoted_pattern
@@ -96,6 +97,9 @@ def import_prometheus(
     return ServerImport(samples, empty, tuple(api.warnings))
 
 
+_NO_TIMES, _NO_VALUES = np.empty(0, dtype=np.int64), np.empty(0)
+
+
 def _chunk(
     api: PrometheusApi, selector: str, start: int, end: int, step: int, dropped: set[str]
 ) -> dict[str, tuple[Ints, Floats]]:
@@ -109,8 +113,9 @@ def _chunk(
         if not name:
             raise HistoryError("the server's series have no names", where=api.url)
         labels = {label: value for label, value in vector.labels.items() if label not in dropped}
-        # Two targets on one host (or two replicas) say the same; the first that came is taken.
-        arrays.setdefault(names.key(name, labels), (np.rint(vector.times).astype(np.int64) - step, vector.values))
+        # Two targets on one host (or two replicas) say the same, or one follows the other: its port or job has changed.
+        known = arrays.get(key := names.key(name, labels), (_NO_TIMES, _NO_VALUES))
+        arrays[key] = union(*known, np.rint(vector.times).astype(np.int64) - step, vector.values)
     return arrays
 
 

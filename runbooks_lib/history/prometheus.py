@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time as clock
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 import numpy as np
@@ -41,6 +42,7 @@ _LONGEST_DAYS = 400
 _MILLISECOND = 0.001
 _KIND = "runbook_kind"
 _RENAMED = {"job", "__name__", _KIND}
+_HIGHEST = {"used", "inodes_used", "count", "last"}  # kinds of a day: of two values the higher one holds
 
 
 class PrometheusHistory:
@@ -82,15 +84,13 @@ class PrometheusHistory:
         # Whole multiples of the step, so that the same question has the same answer a minute later.
         first = -(-begin // step) * step
         vectors = self.api.query_range(f"last_over_time({selector}[{step}s])", start=first, end=until, step=step)
+        alike: dict[tuple[tuple[str, str], ...], list[Vector]] = {}
+        for vector in vectors:
+            ours = {**self._rest(vector.labels), "instance": self._instance(vector.labels)}
+            alike.setdefault(tuple(sorted(ours.items())), []).append(vector)
         return [
-            Series(
-                name,
-                {**self._rest(vector.labels), "instance": self._instance(vector.labels)},
-                to_times(_seconds(vector)),
-                vector.values,
-                self._origins,
-            )
-            for vector in sorted(vectors, key=lambda vector: sorted(vector.labels.items()))
+            Series(name, dict(ours), to_times(_seconds(one)), one.values, self._origins)
+            for ours, one in sorted((ours, _one_of(parts)) for ours, parts in alike.items())
         ]
 
     def filesystems(self, instance: str | None = None) -> list[tuple[str, str]]:
@@ -111,11 +111,14 @@ class PrometheusHistory:
         begin = until - partitions.RECENT_DAYS * DAY_SECONDS
         first = -(-begin // _STEP_SECONDS) * _STEP_SECONDS
         recent = self.api.query_range(f"{size} - {free}", start=first, end=until, step=_STEP_SECONDS)
-        devices: dict[tuple[str, str], dict[str, Vector]] = {}
+        devices: dict[tuple[str, str], dict[str, list[Vector]]] = {}
         for vector in [*days_found, *recent]:
             device = vector.labels.get("device", ""), vector.labels.get("fstype", "")
-            devices.setdefault(device, {}).setdefault(vector.labels.get(_KIND, "recent"), vector)
-        pasts = [_device_past(*device, by_kind, until) for device, by_kind in devices.items()]
+            devices.setdefault(device, {}).setdefault(vector.labels.get(_KIND, "recent"), []).append(vector)
+        pasts = [
+            _device_past(*device, {kind: _one_of(parts, kind) for kind, parts in by_kind.items()}, until)
+            for device, by_kind in devices.items()
+        ]
         return partitions.assemble(instance, mountpoint, pasts, self._origins)
 
     def instances(self) -> list[str]:
@@ -227,6 +230,23 @@ def _joined(whole: list[Vector], part: list[Vector]) -> list[Vector]:
             else Vector(vector.labels, np.append(before.times, vector.times), np.append(before.values, vector.values))
         )
     return list(by_labels.values())
+
+
+def _one_of(parts: Sequence[Vector], kind: str = "") -> Vector:
+    """One host's number under several sets of labels as one: its target's port or job has changed, or two exporters say
+    the same. At one time the target holds that lasts longer; of a day's highest value and of its last time, the later.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    ordered = sorted(parts, key=lambda vector: float(vector.times[-1]) if len(vector.times) else -math.inf)
+    times, values = np.concatenate([one.times for one in ordered]), np.concatenate([one.values for one in ordered])
+    once, places = np.unique(times, return_inverse=True)
+    merged = np.full(len(once), np.nan)
+    if kind in _HIGHEST:
+        np.fmax.at(merged, places, values)
+    else:
+        merged[places] = values
+    return Vector(ordered[-1].labels, once, merged)
 
 
 def _unnamed(vector: Vector) -> dict[str, str]:

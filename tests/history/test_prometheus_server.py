@@ -47,13 +47,15 @@ def value(metric: str, second: int) -> float:
     }[metric]
 
 
-def past(instance: str = "db-01:9100", mountpoint: str = "/srv/db", extra: str = "", until: int = TODAY) -> str:
+def past(
+    instance: str = "db-01:9100", mountpoint: str = "/srv/db", extra: str = "", since: int = FIRST, until: int = TODAY
+) -> str:
     lines = []
     for metric in METRICS:
         labels = f'instance="{instance}",job="node",device="/dev/sdb1",fstype="ext4",mountpoint="{mountpoint}"{extra}'
         lines += [
             f"node_filesystem_{metric}{{{labels}}} {value(metric, second)!r} {second}"
-            for second in range(FIRST, until, STEP)
+            for second in range(since, until, STEP)
         ]
     return "\n".join(lines) + "\n# EOF\n"
 
@@ -85,6 +87,37 @@ def test_a_partition_of_a_server_reads_like_one_of_the_file(prometheus: Server) 
         assert recent[-1] == TODAY - STEP or recent[-1] == TODAY  # the server repeats a value for five minutes
         assert recent[0] >= time.time() - 14 * DAY - STEP
         assert found.origins == (f"Prometheus at {url.removeprefix('http://')}",)
+
+
+def test_a_target_whose_port_or_job_has_changed_is_one_host_with_one_past(prometheus: Server, tmp_path: Path) -> None:
+    changed = TODAY - 5 * DAY + 8 * 3600
+    before = past("db-01:9200", until=changed).removesuffix("# EOF\n")
+    after = past("db-01:9100", since=changed).replace('job="node"', 'job="hosts"')
+    plain = past("db-02").removesuffix("# EOF\n")
+    with prometheus(plain + before + after) as url:
+        expected = PrometheusHistory(url).filesystem("db-02", "/srv/db")
+        found = PrometheusHistory(url).filesystem("db-01", "/srv/db")
+        assert expected is not None
+        assert found is not None
+        np.testing.assert_array_equal(found.days, expected.days)
+        np.testing.assert_allclose(found.used_bytes_max, expected.used_bytes_max)
+        np.testing.assert_allclose(found.size_bytes, expected.size_bytes)
+        np.testing.assert_allclose(found.inodes_used_max, expected.inodes_used_max)
+        np.testing.assert_array_equal(found.recent.times, expected.recent.times)
+        np.testing.assert_allclose(found.recent.values, expected.recent.values)
+        assert found.last_time == expected.last_time
+        (theirs,) = PrometheusHistory(url).series("node_filesystem_free_bytes", {"instance": "db-02"})
+        (series,) = PrometheusHistory(url).series("node_filesystem_free_bytes", {"instance": "db-01"})
+        np.testing.assert_array_equal(series.times, theirs.times)
+        np.testing.assert_allclose(series.values, theirs.values)
+        history = SqliteHistory(tmp_path / "history.sqlite")
+        start, end = datetime.fromtimestamp(TODAY - 12 * DAY, UTC), datetime.fromtimestamp(TODAY - 1, UTC)
+        brought = import_prometheus(history, PrometheusApi(url), start=start, end=end, instances=["db-01"], now=end)
+        assert brought.samples == {"db-01": 12 * 288 * len(METRICS)}
+        kept = history.filesystem("db-01", "/srv/db", end=end)
+        assert kept is not None
+        assert len(kept.days) == 12, "none is missing in the week of the change"
+        history.close()
 
 
 def test_an_end_in_the_past_shows_nothing_of_what_came_later(prometheus: Server) -> None:
