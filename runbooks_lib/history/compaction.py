@@ -54,7 +54,9 @@ def _seal(writer: Writer, instance: int, day: int, *, keep: tiers.Keep, now: int
         origin = writer.collected()
         for series in found.series():
             times, values = found.samples(series)
-            tiers.add(connection, series, times, values, keep=keep, now=now)
+            # By its own day's clock it is young, whatever this machine's says: what is too old `expire` drops, and only
+            # when enough younger data stand after it.
+            tiers.add(connection, series, times, values, keep=keep, now=min(now, day + DAY_SECONDS))
             tiers.expire(connection, series, keep=keep, now=now)
             writer.came_from(series, origin, int(times[0]), int(times[-1]))
         gone = connection.execute("DELETE FROM snapshot WHERE key BETWEEN ? AND ?", (first, last)).rowcount

@@ -18,11 +18,13 @@ from runbooks_lib.history.model import HistoryDamaged, HistoryError, HistoryLock
 
 _PAGE_BYTES = 8192
 _LEAST_BYTES = 65_536  # with less room than this a write that failed has failed for want of it
+_PUBLISHING_SECONDS = 10.0
 _MINIMUM_SQLITE = (3, 24, 0)  # ON CONFLICT DO UPDATE
 
 MOVE_ASIDE = (
     "keep the file and its -wal as they are and work on copies: `sqlite3 COPY .recover | sqlite3 NEW` saves what can "
-    "be read. Put NEW or a backup in its place, or move the file aside and the next collection begins a new history"
+    "be read. Put NEW or a backup in its place and take its -wal and -shm away, or move all three aside and the next "
+    "collection begins a new history"
 )
 
 
@@ -220,10 +222,26 @@ def _create(path: Path) -> None:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         finally:
             connection.close()
-        _publish(draft, path)
+        descriptor = os.open(path.with_name(f"{path.name}-lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            # Another process that makes the same file, and has begun to write its log, must not lose it.
+            _lock(descriptor, time.monotonic() + _PUBLISHING_SECONDS)
+            if not path.exists():
+                _set_aside(path)
+                _publish(draft, path)
+        finally:
+            os.close(descriptor)
     finally:
         for leftover in (draft, Path(f"{draft}-wal"), Path(f"{draft}-shm"), Path(f"{draft}-journal")):
             leftover.unlink(missing_ok=True)
+
+
+def _set_aside(path: Path) -> None:
+    """A write-ahead log that another file of this name has left would be played into the new one."""
+    for suffix in ("-wal", "-shm"):
+        left = Path(f"{path}{suffix}")
+        if left.exists():
+            left.rename(f"{left}.left-{secrets.token_hex(4)}")
 
 
 def _publish(draft: Path, path: Path) -> None:

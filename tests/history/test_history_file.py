@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -268,6 +269,29 @@ def test_a_history_that_was_moved_away_is_not_written_by_its_old_name(tmp_path: 
         history.store_snapshot("db-02", noon, load(noon))
         assert history.instances() == ["db-02"]
     assert SqliteHistory(tmp_path / "old.sqlite").instances() == ["db-01"]
+
+
+def test_the_log_of_a_history_that_was_moved_away_is_not_played_into_the_new_one(
+    tmp_path: Path, noon: datetime
+) -> None:
+    path = tmp_path / "history.sqlite"
+    child = os.fork()
+    if not child:
+        history = SqliteHistory(path)
+        for number in range(50):
+            history.store_snapshot(f"old-{number}", noon, load(noon))
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    path.rename(tmp_path / "aside.sqlite")
+    assert (tmp_path / "history.sqlite-wal").stat().st_size > 0
+    with SqliteHistory(path) as history:
+        history.store_snapshot("new", noon, load(noon))
+        assert [series.labels["instance"] for series in history.series("node_load1", end=noon)] == ["new"]
+        history.check()
+    (left,) = tmp_path.glob("history.sqlite-wal.left-*")
+    left.rename(tmp_path / "aside.sqlite-wal")
+    with SqliteHistory(tmp_path / "aside.sqlite") as aside:
+        assert len(aside.series("node_load1", end=noon)) == 50, "and what was moved away is whole"
 
 
 def test_two_processes_that_begin_a_history_share_it(tmp_path: Path) -> None:

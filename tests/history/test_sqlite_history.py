@@ -210,6 +210,19 @@ def test_one_run_with_a_clock_years_ahead_costs_at_most_a_day(history: SqliteHis
         assert plain.execute("SELECT count(*) FROM block WHERE (key >> 20) & 15 = 0").fetchone()[0] >= 14
 
 
+def test_a_day_that_is_packed_by_a_clock_years_ahead_keeps_its_samples(history: SqliteHistory, noon: datetime) -> None:
+    times = [noon + timedelta(minutes=minutes) for minutes in range(0, 120, 5)]
+    for number, time in enumerate(times):
+        history.store_snapshot("db-01", time, load(time, number))
+    history.compact(noon + timedelta(days=2000))
+    history.compact(noon + 2 * DAY)
+    (found,) = history.series("node_load1", end=noon + DAY)
+    assert found.values.tolist() == list(range(len(times)))
+    with sqlite3.connect(history.path) as plain:
+        tiers = plain.execute("SELECT DISTINCT (key >> 20) & 15 FROM block ORDER BY 1").fetchall()
+    assert tiers == [(0,), (1,), (2,)]
+
+
 def test_the_future_is_kept_and_read_when_it_has_come(history: SqliteHistory) -> None:
     now = datetime.now(UTC).replace(microsecond=0)
     ahead = now + timedelta(days=3)
