@@ -126,17 +126,22 @@ def remove_days(connection: sqlite3.Connection, series: int, days: Ints) -> None
     for day in days.tolist():
         connection.execute("DELETE FROM block WHERE key = ?", (RAW.key(series, day),))
     for tier in (HOURS, DAYS):
-        for period in np.unique(days * DAY_SECONDS // tier.period_seconds).tolist():
-            key, base = tier.key(series, period), period * tier.period_seconds
-            row = connection.execute("SELECT data FROM block WHERE key = ?", (key,)).fetchone()
-            if row is None:
-                continue
-            whole = unpack_buckets(base, tier.width_seconds, row[0])
-            left = whole.take(~np.isin(whole.start // DAY_SECONDS, days))
-            if len(left):
-                _put(connection, key, pack_buckets(base, tier.width_seconds, left))
-            else:
-                connection.execute("DELETE FROM block WHERE key = ?", (key,))
+        _remove_buckets(connection, tier, series, days)
+
+
+def holds_whole_day(connection: sqlite3.Connection, series: int, day: int, count: int) -> bool:
+    """Whether `count` samples of a UTC day, with those that still stand, are all that its buckets were made of."""
+    if connection.execute("SELECT 1 FROM block WHERE key = ?", (RAW.key(series, day),)).fetchone() is not None:
+        return True
+    known = read_buckets(connection, DAYS, series, day * DAY_SECONDS, day * DAY_SECONDS)
+    return not len(known) or count >= int(known.count[0])
+
+
+def gather_anew(connection: sqlite3.Connection, series: int, days: Ints, *, keep: Keep, now: int) -> None:
+    """Take the buckets of whole UTC days away that the next `add` of these days writes again: from the samples that
+    still stand and those that are added. Call inside the same transaction."""
+    _remove_buckets(connection, HOURS, series, days[days * DAY_SECONDS >= keep.hourly_from(now)])
+    _remove_buckets(connection, DAYS, series, days)
 
 
 # -- parts -------------------------------------------------------------------------------------------------------------
@@ -150,6 +155,20 @@ def _blocks(connection: sqlite3.Connection, tier: Tier, series: int, start: int,
         "SELECT key, data FROM block WHERE key BETWEEN ? AND ? ORDER BY key",
         (tier.key(series, first), tier.key(series, last)),
     ).fetchall()
+
+
+def _remove_buckets(connection: sqlite3.Connection, tier: Tier, series: int, days: Ints) -> None:
+    for period in np.unique(days * DAY_SECONDS // tier.period_seconds).tolist():
+        key, base = tier.key(series, period), period * tier.period_seconds
+        row = connection.execute("SELECT data FROM block WHERE key = ?", (key,)).fetchone()
+        if row is None:
+            continue
+        whole = unpack_buckets(base, tier.width_seconds, row[0])
+        left = whole.take(~np.isin(whole.start // DAY_SECONDS, days))
+        if len(left):
+            _put(connection, key, pack_buckets(base, tier.width_seconds, left))
+        else:
+            connection.execute("DELETE FROM block WHERE key = ?", (key,))
 
 
 def _add_raw(

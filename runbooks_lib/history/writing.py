@@ -12,7 +12,7 @@ import numpy as np
 from runbooks_lib.history import head, names, tiers
 from runbooks_lib.history.buckets import ascending
 from runbooks_lib.history.database import WriterConnection, transaction
-from runbooks_lib.history.model import COLLECTED, Floats, Ints
+from runbooks_lib.history.model import COLLECTED, DAY_SECONDS, Floats, Ints
 
 _LONGEST_MESSAGE = 4000
 _FAILURES_KEPT = 1000  # per host, the latest; the same again and again is one
@@ -111,7 +111,8 @@ class Writer:
         self._instances[instance] = number
 
     def import_arrays(self, per_instance: Mapping[str, Arrays], origin: str, *, now: int) -> Imported:
-        """All of it or nothing, into the tiers where it belongs by age. The same again changes nothing."""
+        """All of it or nothing, into the tiers where it belongs by age. The same again changes nothing; what was mended
+        takes the place of what the same origin brought before."""
         samples = series_count = 0
         first_time, last_time = now, 0
         with transaction(self.connection, writing=True):
@@ -122,6 +123,8 @@ class Writer:
                     if not len(times):
                         continue
                     series = self._series(number, text)
+                    mended = self._days_mended(series, origin_id, times)
+                    tiers.gather_anew(self.connection, series, mended, keep=self._keep, now=now)
                     tiers.add(self.connection, series, times, values, keep=self._keep, now=now)
                     begin, end = int(times.min()), int(times.max())
                     self.came_from(series, origin_id, begin, end)
@@ -146,6 +149,30 @@ class Writer:
         return self._instance(instance)
 
     # -- parts ---------------------------------------------------------------------------------------------------------
+
+    def _days_mended(self, series: int, origin: int, times: Ints) -> Ints:
+        """The days (since 1970) of which these times are the whole, and which only the same origin has brought before.
+
+        They are: with the samples that are still kept, or with as many values as were counted then. Their buckets are
+        made anew, since a wrong peak in one would outlive the samples that were mended.
+        """
+        spans = self.connection.execute(
+            "SELECT origin = ?, first_time / ?, last_time / ? FROM series_origin WHERE series = ?",
+            (origin, DAY_SECONDS, DAY_SECONDS, series),
+        ).fetchall()
+        days, counts = np.unique(np.unique(times) // DAY_SECONDS, return_counts=True)
+        brought = {mine: np.zeros(len(days), dtype=bool) for mine in (0, 1)}
+        for mine, first, last in spans:
+            brought[mine] |= (days >= first) & (days <= last)
+        chosen = brought[1] & ~brought[0]
+        return np.array(
+            [
+                day
+                for day, count in zip(days[chosen].tolist(), counts[chosen].tolist(), strict=True)
+                if tiers.holds_whole_day(self.connection, series, day, count)
+            ],
+            dtype=np.int64,
+        )
 
     def _instance(self, name: str) -> int:
         known = self._instances.get(name)

@@ -22,6 +22,37 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "past.csv"
 
 
+@pytest.mark.parametrize("until", [timedelta(), timedelta(days=600)], ids=["samples kept", "hours and days only"])
+def test_a_file_that_was_mended_takes_the_place_of_what_it_brought(
+    history: SqliteHistory, file: Path, until: timedelta
+) -> None:
+    now = NOW + until
+
+    def write(factor: float) -> None:
+        lines = [f"{1741046400 + 3600 * hour},{factor * (10e9 + hour * 1e8)}" for hour in range(96)]
+        file.write_text("time,used_bytes\n" + "\n".join(lines) + "\n")
+        import_csv(history, file, instance="db-01", mountpoint="/srv/db", now=now)
+
+    def highest() -> list[float]:
+        found = history.filesystem("db-01", "/srv/db", end=NOW, days=400)
+        assert found is not None
+        return found.used_bytes_max.tolist()
+
+    right = [10e9 + (24 * day + 23) * 1e8 for day in range(4)]
+    write(1.024)
+    assert highest() == pytest.approx([1.024 * value for value in right])
+    write(1.0)
+    assert highest() == pytest.approx(right)
+    file.write_text("time,used_bytes\n1741046400,9e9\n")  # an hour alone is not the whole day
+    import_csv(history, file, instance="db-01", mountpoint="/srv/db", now=now)
+    assert highest() == pytest.approx(right)
+    # What another origin brought as well is not taken away.
+    file.write_text("time,used_bytes\n1741082400,30e9\n")
+    import_csv(history, file.rename(file.with_name("other.csv")), instance="db-01", mountpoint="/srv/db", now=now)
+    write(1.0)
+    assert highest() == pytest.approx([30e9, *right[1:]])
+
+
 def test_one_partition_a_row(history: SqliteHistory, file: Path) -> None:
     file.write_text(
         "time,used_bytes,size_bytes,avail_bytes,inodes_used,inodes_total\n"
