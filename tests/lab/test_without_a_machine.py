@@ -15,10 +15,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from runbooks_lib.errors import UsageError
+from runbooks_lib.errors import RunbookError, UsageError
 from runbooks_lib.training.lab import faults, image, lab, needs
 from runbooks_lib.training.lab.commands import lab_host
 from runbooks_lib.training.lab.image import Image
+from runbooks_lib.training.lab.machine import Machine
 from runbooks_lib.training.lab.needs import LabUnavailable
 from runbooks_lib.training.lab.places import Places, places
 from runbooks_lib.training.lab.processes import process_id, this_process
@@ -89,6 +90,33 @@ def test_a_machine_whose_record_is_lost_is_ended_by_the_number_in_qemus_own_file
         (directory / "qemu.pid").write_text(f"{process.pid}\n")
         assert [one.gone for one in lab.end_left_overs(where)] == [True]
         assert process.wait(timeout=5) < 0
+
+
+@pytest.mark.parametrize("linked", [False, True], ids=["as it is", "through a link"])
+def test_a_machine_that_is_ended_before_its_record_knows_qemu_takes_qemu_along(tmp_path: Path, linked: bool) -> None:
+    root = tmp_path / "lab"
+    if linked:
+        (tmp_path / "elsewhere").mkdir()
+        root.symlink_to(tmp_path / "elsewhere")
+    directory = places(root).machine("starting")
+    directory.mkdir()
+    write_record(directory, record("starting", process=None, owner=this_process()))
+    with subprocess.Popen(["sleep", "600"], cwd=directory) as qemu:
+        (directory / "qemu.pid").write_text(f"{qemu.pid}\n")
+        assert Machine(directory).end()
+        assert qemu.wait(timeout=5) < 0
+    assert not directory.exists()
+
+
+def test_images_are_not_removed_under_who_prepares_from_them(where: Places) -> None:
+    base = where.images / "base-1"
+    base.mkdir()
+    (base / "root.img").write_text("blocks")
+    with lab._images_in_use(where), pytest.raises(RunbookError, match="in use"):
+        lab.clean(where)
+    assert base.exists()
+    lab.clean(where)
+    assert not base.exists()
 
 
 def test_a_number_in_qemus_file_that_another_program_has_now_is_not_killed(where: Places, tmp_path: Path) -> None:

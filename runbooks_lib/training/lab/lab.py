@@ -88,29 +88,30 @@ def up(
     if database_mb and not wanted.logins:
         raise UsageError(f"a machine of the role {wanted.name} has no database to fill", where=name)
     require_space(where.machines, RUN_SPACE_BYTES + 3 * database_mb * 1024**2, "a practice machine")
-    image = ensure_image(where, say)
-    prepared = ensure_prepared(where, image, wanted, filesystem, say)
-    require_memory(memory_mb)
-    with _all_machines(where):
-        _refuse_taken(machine)
-        record = Record(
-            name=name,
-            role=wanted.name,
-            filesystem=filesystem,
-            image_key=image.key,
-            role_key=prepared.key,
-            acceleration=acceleration(),
-            memory_mb=memory_mb,
-            ports={},
-            link=_link_end(where, link),
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-            owner=this_process(),
-            passwords={login: secrets.token_urlsafe(18) for login in wanted.logins},
-            database_mb=database_mb,
-        )
-        machine.directory.mkdir(mode=0o700)
-        write_record(machine.directory, record)
-        (where.root / "ssh_config").write_text(f'Include "{where.machines}/*/ssh_config"\n', encoding="utf-8")
+    with _images_in_use(where):  # until the record says so
+        image = ensure_image(where, say)
+        prepared = ensure_prepared(where, image, wanted, filesystem, say)
+        require_memory(memory_mb)
+        with _all_machines(where):
+            _refuse_taken(machine)
+            record = Record(
+                name=name,
+                role=wanted.name,
+                filesystem=filesystem,
+                image_key=image.key,
+                role_key=prepared.key,
+                acceleration=acceleration(),
+                memory_mb=memory_mb,
+                ports={},
+                link=_link_end(where, link),
+                created=datetime.now(UTC).isoformat(timespec="seconds"),
+                owner=this_process(),
+                passwords={login: secrets.token_urlsafe(18) for login in wanted.logins},
+                database_mb=database_mb,
+            )
+            machine.directory.mkdir(mode=0o700)
+            write_record(machine.directory, record)
+            (where.root / "ssh_config").write_text(f'Include "{where.machines}/*/ssh_config"\n', encoding="utf-8")
     try:
         say(f"starting {name} ({wanted.name}, {filesystem}, {record.acceleration})")
         begin = time.monotonic()
@@ -135,9 +136,9 @@ def prepare(where: Places | None = None, say: Say = silent) -> None:
     """Build the image and the disks of every role ahead, so that `up` need not. Raises as `up` does."""
     where = where or places()
     require_programs(RUN_PROGRAMS)
-    image = ensure_image(where, say)
     wanted = ((BUILD_SERVER, "ext4"), (BUILD_SERVER, "xfs"), (DATABASE, "ext4"))
-    with ThreadPoolExecutor(max_workers=2) as pool:  # each is one CPU's work
+    with _images_in_use(where), ThreadPoolExecutor(max_workers=2) as pool:  # each role is one CPU's work
+        image = ensure_image(where, say)
         for made in [pool.submit(ensure_prepared, where, image, *one, say) for one in wanted]:
             made.result()
 
@@ -208,9 +209,10 @@ def end_left_overs(where: Places | None = None) -> list[Ended]:
 
 
 def clean(where: Places | None = None) -> int:
-    """Remove every image that no machine uses; returns the bytes that came free."""
+    """Remove every image that no machine uses; returns the bytes that came free. Raises RunbookError while somebody
+    prepares one or starts a machine from one."""
     where = where or places()
-    with _all_machines(where):
+    with _images_in_use(where, alone=True), _all_machines(where):
         records = [machine.record for machine in machines(where)]
         used = {record.image_key for record in records} | {record.role_key for record in records}
         freed = 0
@@ -309,6 +311,22 @@ def _our_qemus(where: Places) -> dict[Path, list[ProcessId]]:
             if process is not None and any(word.startswith(b"runbooks-lab-") for word in words):
                 found.setdefault(directory, []).append(process)
     return found
+
+
+@contextlib.contextmanager
+def _images_in_use(where: Places, *, alone: bool = False) -> Iterator[None]:
+    """Nobody removes images meanwhile; with `alone` nobody uses them."""
+    with (where.images / ".in-use.lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB if alone else fcntl.LOCK_SH)
+        except BlockingIOError:
+            raise RunbookError(
+                "images are in use: somebody prepares one, or starts a machine from one",
+                where=str(where.images),
+                true_now="nothing was removed",
+                next="call it again when that is done; `runbook lab-host list` shows the machines",
+            ) from None
+        yield
 
 
 @contextlib.contextmanager

@@ -211,7 +211,8 @@ class Machine:
         self.hang_up()
         record = read_record(self.directory)
         gone = True
-        process = record.process if record else _process_from_file(self.directory)
+        # A record stands before qemu runs: who ends it in between finds the process in qemu's own file.
+        process = (record.process if record else None) or _process_from_file(self.directory)
         if process is not None:
             gone = process.kill()
         if gone:
@@ -267,7 +268,7 @@ def _process_from_file(directory: Path) -> ProcessId | None:
     """qemu's process when the record is lost: its number from its own file, believed only if it runs in `directory`."""
     try:
         pid = int((directory / "qemu.pid").read_text(encoding="ascii"))
-        if Path(f"/proc/{pid}/cwd").readlink() != directory:
+        if Path(f"/proc/{pid}/cwd").readlink() != directory.resolve():
             return None
     except (OSError, ValueError):
         return None

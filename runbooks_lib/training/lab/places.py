@@ -50,9 +50,9 @@ class Places:
 def places(root: Path | str | None = None) -> Places:
     """The lab at `root`, else at $RUNBOOKS_LAB_DIR, else at ~/.cache/runbooks/lab ($XDG_CACHE_HOME is respected)."""
     if root is not None:
-        return Places(Path(root).absolute())
+        return Places(Path(root).resolve())
     named = os.environ.get(ENVIRONMENT)
     if named:
-        return Places(Path(named).expanduser().absolute())
+        return Places(Path(named).expanduser().resolve())
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Places(Path(cache).expanduser().absolute() / "runbooks" / "lab")
+    return Places(Path(cache).expanduser().resolve() / "runbooks" / "lab")
