@@ -134,8 +134,10 @@ def run_report(
     writer.make_directory(directory)
     try:
         finished = _watch_over(report, values, started, directory, outputs, config)
-    except RunbookError:
-        _give_room(directory)
+    except BaseException as error:
+        # Stopped before it could write its first record, it has nothing to show; later, its record says how it ended.
+        if isinstance(error, RunbookError) or not (directory / record.RECORD).exists():
+            _give_room(directory)
         raise
     index.forget_old_runs(outputs, report.name)
     index.update(outputs)
@@ -249,52 +251,59 @@ def _watch_over(
     outputs: Path,
     config: Config | None,
 ) -> Record:
-    runtime = _runtime_directory()
-    job = {
-        "runtime": str(runtime),
-        "record": started.as_json(),
-        "directory": str(directory),
-        "notebook": report.notebook,
-        "injected": parameters.injected(values) if values else "",
-        "parameters": parameters.jsonable(values),
-        "references": [*_references(config), *(value for value in values.values() if isinstance(value, str))],
-        "environment": _environment(config, outputs),
-    }
-    ours, theirs = socket.socketpair()
-    lifeline, held = os.pipe()
+    with _terminated_like_interrupted(), contextlib.ExitStack() as at_the_end:
+        runtime = _runtime_directory()
+        at_the_end.callback(shutil.rmtree, runtime, ignore_errors=True)
+        job = {
+            "runtime": str(runtime),
+            "record": started.as_json(),
+            "directory": str(directory),
+            "notebook": report.notebook,
+            "injected": parameters.injected(values) if values else "",
+            "parameters": parameters.jsonable(values),
+            "references": [*_references(config), *(value for value in values.values() if isinstance(value, str))],
+            "environment": _environment(config, outputs),
+        }
+        ours, theirs = socket.socketpair()
+        lifeline, held = (os.fdopen(end, mode, buffering=0) for end, mode in zip(os.pipe(), ("rb", "wb"), strict=True))
+        for end in (held, lifeline, theirs):
+            at_the_end.callback(end.close)
+        process = _worker(theirs, lifeline, started.run, ours)
+        at_the_end.callback(_let_go, process, started.run)
+        theirs.close()
+        lifeline.close()
+        threading.Thread(target=secrets.receive_from, args=(ours,), daemon=True).start()
+        answer, said, stopped = _wait(process, json.dumps(job).encode(), started.deadline_seconds)
+    return _verdict(started, directory, report, answer, said, stopped)
+
+
+def _worker(theirs: socket.socket, lifeline: Any, run_id: str, ours: socket.socket) -> subprocess.Popen[bytes]:
     environment = {
         **os.environ,
         SECRETS_FD: str(theirs.fileno()),
-        LIFELINE_FD: str(lifeline),
-        processes.RUN_VARIABLE: started.run,
+        LIFELINE_FD: str(lifeline.fileno()),
+        processes.RUN_VARIABLE: run_id,
     }
     if "site-packages" not in _PACKAGE_ROOT.parts:
         # Started from a checkout that is not installed: the worker and the kernel find the package all the same.
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_PACKAGE_ROOT), os.environ.get("PYTHONPATH")]))
-    with _terminated_like_interrupted():
-        process = subprocess.Popen(
+    try:
+        return subprocess.Popen(
             [sys.executable, "-P", "-m", "runbooks_lib.reports.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=environment,
-            pass_fds=(theirs.fileno(), lifeline),
+            pass_fds=(theirs.fileno(), lifeline.fileno()),
             start_new_session=True,
         )
-        theirs.close()
-        os.close(lifeline)
-        threading.Thread(target=secrets.receive_from, args=(ours,), daemon=True).start()
-        try:
-            answer, said, stopped = _wait(process, json.dumps(job).encode(), started.deadline_seconds)
-        finally:
-            _end(process, started.run)
-            os.close(held)
-            shutil.rmtree(runtime, ignore_errors=True)
-            for stream in (process.stdin, process.stdout, process.stderr):
-                if stream is not None:
-                    with contextlib.suppress(OSError):
-                        stream.close()
-    return _verdict(started, directory, report, answer, said, stopped)
+    except OSError as error:
+        ours.close()
+        raise RunbookError(
+            f"the report's process could not be started: {error.strerror}",
+            true_now="no notebook was run",
+            next="this machine is short of processes or memory: see what uses them, or call it again later",
+        ) from error
 
 
 def _wait(process: subprocess.Popen[bytes], job: bytes, deadline_seconds: float) -> tuple[bytes, bytes, str]:
@@ -315,6 +324,14 @@ def _wait(process: subprocess.Popen[bytes], job: bytes, deadline_seconds: float)
             process.send_signal(signal.SIGKILL if stopped else signal.SIGTERM)
             stopped = "interrupted"
         send, patience = None, _GRACE_SECONDS
+
+
+def _let_go(process: subprocess.Popen[bytes], run_id: str) -> None:
+    _end(process, run_id)
+    for stream in (process.stdin, process.stdout, process.stderr):
+        if stream is not None:
+            with contextlib.suppress(OSError):
+                stream.close()
 
 
 def _end(process: subprocess.Popen[bytes], run_id: str) -> None:

@@ -1,6 +1,7 @@
 """A report runs in a process of its own: what it says is true, what it leaves is masked, and nothing runs on."""
 
 import base64
+import errno
 import json
 import os
 import signal
@@ -417,3 +418,23 @@ def test_a_kernel_that_is_not_ready_in_time_says_how_to_give_it_more() -> None:
 @pytest.mark.parametrize(("deadline", "start"), [(900, 300), (180, 60), (90, 60), (4, 4), (7200, 2400)])
 def test_a_kernel_may_take_a_third_of_the_run_to_start_and_at_least_a_minute(deadline: float, start: float) -> None:
     assert worker.start_seconds(deadline) == start
+
+
+def test_a_worker_that_cannot_be_started_is_one_sentence_and_leaves_nothing(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write("1")
+
+    def refused(*_: object, **__: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    kept, outputs = tmp_path / "tmp", tmp_path / "outputs"
+    kept.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(kept))
+    monkeypatch.setattr(run.subprocess, "Popen", refused)
+    before = psutil.Process().num_fds()
+    with pytest.raises(RunbookError, match="could not be started: Resource temporarily unavailable"):
+        run_report(str(path), {}, outputs=outputs)
+    assert list(kept.iterdir()) == []
+    assert list((outputs / path.stem).iterdir()) == []
+    assert psutil.Process().num_fds() <= before
