@@ -321,9 +321,17 @@ def lab(
         if browser and sys.stdout.isatty():
             webbrowser.open(ready.url_with_token)
         try:
-            server.wait()
+            status = server.wait()
         except KeyboardInterrupt:
             click.echo("Ended.", err=True)
+            return
+    if status:
+        raise RunbookError(
+            f"JupyterLab ended by itself (exit status {status})",
+            where=str(ready.directory / "lab.log"),
+            true_now="its kernels have ended too; what was saved is there",
+            next="read what it said there, and start it again",
+        )
 
 
 @cli.command()

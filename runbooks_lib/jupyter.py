@@ -6,6 +6,7 @@ Whoever reaches this server has the account's shell and SSH keys: that is why ot
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import ipaddress
 import json
 import os
@@ -19,6 +20,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,13 +49,23 @@ c.InteractiveShellApp.extensions = ["runbooks_lib.reports.kernel"]  # what is re
 """
 
 
+class _Held:
+    """The directory of one address is one server's: its lock, until it is let go of."""
+
+    def __init__(self, lock: Path) -> None:
+        lock.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(lock, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self.let_go = weakref.finalize(self, os.close, descriptor)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
 @dataclass(frozen=True)
 class Lab:
     """A JupyterLab that is ready to be started: nothing runs yet.
 
     `url` is without the token, which stands only in `token_file` (0600; none when a password protects the server).
     `directory` is this address's own; `runtime` a private one under the system's temporary directory, removed when the
-    server has ended.
+    server has ended. `held` keeps another server from the same address and directory.
     """
 
     command: tuple[str, ...]
@@ -62,6 +74,7 @@ class Lab:
     token_file: Path | None
     directory: Path
     runtime: Path
+    held: _Held
 
     @property
     def url_with_token(self) -> str:
@@ -93,8 +106,7 @@ def prepare(
     if not notebooks.is_dir():
         raise UsageError("no such directory of notebooks", where=str(notebooks))
     _check_address(ip, certificate, key, password)
-    chosen = _free_port(ip, port)
-    directory = directory / (str(chosen) if ip in ("127.0.0.1", "localhost") else f"{ip}-{chosen}")
+    chosen, directory, held = _free_port(ip, port, directory)
     for part in (directory, directory / "config", directory / "data", directory / "settings", directory / "user"):
         part.mkdir(parents=True, exist_ok=True)
         part.chmod(0o700)
@@ -137,6 +149,7 @@ def prepare(
         token_file=token_file,
         directory=directory,
         runtime=runtime,
+        held=held,
     )
 
 
@@ -166,6 +179,7 @@ def running(lab: Lab, *, log: Path | None = None) -> Iterator[subprocess.Popen[b
         shutil.rmtree(lab.runtime, ignore_errors=True)
         if lab.token_file is not None:
             lab.token_file.unlink(missing_ok=True)
+        lab.held.let_go()
 
 
 def _settings(
@@ -231,7 +245,8 @@ def _hashed(password: str) -> str:
     return str(hash_of(password))
 
 
-def _free_port(ip: str, wanted: int | None) -> int:
+def _free_port(ip: str, wanted: int | None, directory: Path) -> tuple[int, Path, _Held]:
+    """A port, its own directory, and the hold on both: until the server binds the port, only that keeps others off."""
     family = socket.AF_INET6 if ":" in ip else socket.AF_INET
     for port in [wanted] if wanted is not None else [*range(DEFAULT_PORT, DEFAULT_PORT + 20), 0]:
         with socket.socket(family) as probe:
@@ -240,7 +255,12 @@ def _free_port(ip: str, wanted: int | None) -> int:
                 probe.bind((ip, port))
             except OSError:
                 continue
-            return int(probe.getsockname()[1])
+            chosen = int(probe.getsockname()[1])
+            own = directory / (str(chosen) if ip in ("127.0.0.1", "localhost") else f"{ip}-{chosen}")
+            try:
+                return chosen, own, _Held(own / ".lock")
+            except BlockingIOError:
+                continue
     raise UsageError(
         f"port {wanted} on {ip} is in use or not allowed",
         true_now="JupyterLab was not started",
@@ -249,16 +269,21 @@ def _free_port(ip: str, wanted: int | None) -> int:
 
 
 def _wait_until_it_answers(lab: Lab, process: subprocess.Popen[bytes], output: IO[bytes]) -> None:
-    address = lab.url.partition("/lab")[0] + "/api"
+    address = lab.url.partition("/lab")[0] + "/api/status"
+    asked = urllib.request.Request(address)  # noqa: S310 (http or https by how it was made)
+    if lab.token_file is not None:
+        asked.add_header("Authorization", f"token {lab.token_file.read_text(encoding='ascii')}")
     end = time.monotonic() + START_SECONDS
     # Our own server on our own address: a proxy from the environment must not get in between.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     while process.poll() is None and time.monotonic() < end:
         try:
-            with opener.open(address, timeout=2):
+            with opener.open(asked, timeout=2):
                 return
         except urllib.error.HTTPError:
-            return  # it answers, and refuses: that is an answer
+            if lab.token_file is None:
+                return  # it answers, and asks for its password
+            time.sleep(0.1)  # another program's server, on our port, does not know our token: ours will end
         except OSError as error:  # URLError is one
             if "CERTIFICATE" in str(error):
                 return

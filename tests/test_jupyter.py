@@ -1,19 +1,25 @@
 """`runbook lab`: a real JupyterLab on loopback, its token in no log, argument or environment."""
 
+import contextlib
 import http.client
+import http.server
 import os
 import socket
 import stat
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import psutil
 import pytest
+from click.testing import CliRunner
 
 from runbooks_lib import jupyter
+from runbooks_lib.cli import cli
 from runbooks_lib.errors import RunbookError, UsageError
 
 
@@ -86,6 +92,51 @@ def test_two_servers_have_two_tokens_and_each_takes_only_its_own(tmp_path: Path)
             assert answer(second, "/api/contents", Authorization=f"token {other}") == 200
             assert answer(second, "/api/contents", Authorization=f"token {mine}") == 403
         assert answer(first, "/api/contents", Authorization=f"token {mine}") == 200
+
+
+def test_two_that_are_prepared_at_once_take_two_ports(tmp_path: Path) -> None:
+    first, second = jupyter.prepare(tmp_path / "lab"), jupyter.prepare(tmp_path / "lab")
+    assert first.directory != second.directory
+    assert first.token_file is not None
+    assert second.token_file is not None
+    assert first.token_file.read_text() != second.token_file.read_text()
+    with pytest.raises(UsageError, match="in use"):
+        jupyter.prepare(tmp_path / "lab", port=int(second.directory.name))
+    for lab in (first, second):
+        lab.held.let_go()
+        lab.runtime.rmdir()
+
+
+def test_another_programs_server_on_the_port_is_not_taken_for_ours(tmp_path: Path) -> None:
+    lab = jupyter.prepare(tmp_path / "lab")
+    port = urlsplit(lab.url).port
+    assert port is not None
+    other = http.server.ThreadingHTTPServer(("127.0.0.1", port), http.server.BaseHTTPRequestHandler)
+    thread = threading.Thread(target=other.serve_forever)
+    thread.start()
+    try:
+        with pytest.raises(RunbookError, match="did not start"), jupyter.running(lab):
+            pass
+    finally:
+        other.shutdown()
+        thread.join()
+        other.server_close()
+
+
+def test_a_server_that_ends_by_itself_ends_the_command_with_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "runbooks.toml").write_text("")
+
+    @contextlib.contextmanager
+    def ended(lab: jupyter.Lab, **_: object) -> Iterator[subprocess.Popen[bytes]]:
+        lab.runtime.rmdir()
+        with subprocess.Popen(["sh", "-c", "exit 5"]) as process:
+            yield process
+
+    monkeypatch.setattr(jupyter, "running", ended)
+    done = CliRunner().invoke(cli, ["lab", "--config", str(tmp_path / "runbooks.toml"), "--no-browser"])
+    assert isinstance(done.exception, RunbookError)
+    assert done.exception.exit_code == 1
+    assert "exit status 5" in str(done.exception)
 
 
 def test_a_command_that_is_killed_leaves_no_server_behind(tmp_path: Path) -> None:
