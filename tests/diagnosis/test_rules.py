@@ -201,6 +201,39 @@ def test_five_percent_of_a_large_disk_is_no_emergency(quiet: Scene) -> None:
     assert only(told).severity is Severity.YELLOW  # over the threshold that the inventory gives
 
 
+@pytest.mark.parametrize("fstype", ["nfs4", "cifs", "tmpfs", "vfat"])
+def test_a_full_share_is_told_where_the_inventory_lists_it_and_else_is_its_servers_affair(
+    quiet: Scene, fstype: str
+) -> None:
+    crowded = filesystem(used=639 * MIB, fstype=fstype)
+    found = only(with_(quiet, snapshot={"filesystems": available(Filesystems((crowded,)))}))
+    assert (found.rule, found.subject, found.severity) == ("filesystem-full", "/srv/db", Severity.RED)
+    elsewhere = replace(crowded, mountpoint="/mnt/archive")
+    assert with_(quiet, snapshot={"filesystems": available(Filesystems((elsewhere,)))}).findings == ()
+
+
+def memory(place: str, usage: Usage, **more: Any) -> dict[str, Any]:
+    row = replace(filesystem(fstype="tmpfs"), mountpoint=place, device="tmpfs", device_number="0:40", usage=usage)
+    return {"filesystems": available(Filesystems((filesystem(), replace(row, **more))))}
+
+
+def test_memory_with_nothing_left_is_red_and_what_is_full_by_nature_is_not(quiet: Scene) -> None:
+    full, roomy = Usage(96 * MIB, 0, 0, 40_000, 20_000), Usage(96 * MIB, MIB, MIB, 40_000, 20_000)
+    found = only(with_(quiet, snapshot=memory("/run", full)))
+    assert (found.rule, found.subject, found.severity) == ("filesystem-full", "/run", Severity.RED)
+    assert found.cause.startswith("/run is full")
+    assert with_(quiet, snapshot=memory("/run", roomy)).findings == ()
+    assert with_(quiet, snapshot=memory("/run/credentials/a.service", replace(full, size_bytes=MIB))).findings == ()
+    assert with_(quiet, snapshot=memory("/tmp", full, read_only=True)).findings == ()  # noqa: S108 - a mount point
+    assert with_(quiet, snapshot=memory("/snap/core/1", full, fstype="squashfs")).findings == ()
+    assert with_(quiet, snapshot=memory("/merged", full, fstype="overlay")).findings == ()
+
+
+def test_memory_without_inodes_is_red(quiet: Scene) -> None:
+    found = only(with_(quiet, snapshot=memory("/run", Usage(96 * MIB, 48 * MIB, 48 * MIB, 20_000, 0))))
+    assert (found.rule, found.subject, found.severity) == ("inodes-exhausted", "/run", Severity.RED)
+
+
 def test_temporary_files_name_the_session_that_makes_them(quiet: Scene) -> None:
     found = only(
         with_(

@@ -42,12 +42,29 @@ def worth_walking(filesystem: Filesystem) -> bool:
 
 
 _NEVER_GROW = frozenset({"tmpfs", "squashfs", "iso9660", "erofs", "overlay", "vfat", "nfs", "nfs4", "cifs", "efivarfs"})
+# Full by nature: images, and an overlay shows the room of a file system that is told by itself.
+_FULL_BY_NATURE = frozenset({"squashfs", "iso9660", "erofs", "overlay"})
+_TINY_BYTES = 8 * 1024**2  # a tmpfs so small holds one thing on purpose: a secret, a lock, a container's sockets
+
+
+def _watched(scene: Scene, filesystem: Filesystem, size_bytes: int, nothing_left: bool) -> bool:
+    """Whether anybody here should be told of its room. A share of another machine counts where the inventory names it
+    or a database lies on it; memory (tmpfs) also when it has nothing left, since /tmp and /run then stop services."""
+    if filesystem.fstype in _FULL_BY_NATURE:
+        return False
+    place = filesystem.mountpoint
+    wanted = scene.entry.partition(place).listed or place in scene.database_mounts()
+    if filesystem.fstype not in _NEVER_GROW or wanted:
+        return True
+    return filesystem.fstype == "tmpfs" and nothing_left and size_bytes >= _TINY_BYTES and not filesystem.read_only
 
 
 def _space(scene: Scene) -> Iterator[Finding]:
     for filesystem in scene.filesystems():
         usage = filesystem.usage
-        if usage is None or filesystem.fstype in _NEVER_GROW or usage.used_ratio is None:
+        if usage is None or usage.used_ratio is None:
+            continue
+        if not _watched(scene, filesystem, usage.size_bytes, usage.avail_bytes == 0):
             continue
         settings = scene.entry.partition(filesystem.mountpoint)
         shares = shares_of(scene, filesystem)
@@ -130,9 +147,11 @@ def _inodes(scene: Scene) -> Iterator[Finding]:
     for filesystem in scene.filesystems():
         usage = filesystem.usage
         ratio = usage.files_used_ratio if usage else None
-        if usage is None or ratio is None or usage.files is None or filesystem.fstype in _NEVER_GROW:
+        left = (usage.files_free or 0) if usage else 0
+        if usage is None or ratio is None or usage.files is None:
             continue
-        left = usage.files_free or 0
+        if not _watched(scene, filesystem, usage.size_bytes, left == 0):
+            continue
         if ratio < 0.95 or left > 100_000:
             continue
         place, argument = words.plain(filesystem.mountpoint), words.argument(filesystem.mountpoint)
