@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -65,12 +66,27 @@ def diagnose(scene: Scene, rules: tuple[Rule, ...] = RULES) -> Diagnosis:
             detail = walked.value.detail if walked.value is not None else walked.detail
             why = f"the directories of {place}: {detail}"
             untold[place, why] = [rule for rule in rules if rule.name == "filesystem-full"]
+    for why in _without_figures(scene):
+        untold["filesystems", why] = [rule for rule in rules if rule.name in _OF_FILESYSTEMS]
     unique = {finding.key: finding for finding in reversed(findings)}
     gaps = () if scene.unreached is not None else tuple(
         Untold("; ".join(rule.asks for rule in rules_without), why, tuple(rule.name for rule in rules_without))
         for (_, why), rules_without in untold.items()
     )  # fmt: skip
     return Diagnosis(scene.host, scene.now, scene.seconds, ranked(tuple(unique.values())), gaps, len(rules), scene)
+
+
+_OF_FILESYSTEMS = frozenset({"filesystem-full", "inodes-exhausted", "mount-dead"})
+
+
+def _without_figures(scene: Scene) -> Iterator[str]:
+    """Mounts of which nothing is known, by the reason; those that were asked and do not answer are a finding."""
+    places: dict[str, list[str]] = {}
+    for each in scene.filesystems():
+        if each.state not in (State.AVAILABLE, State.TIMED_OUT):
+            places.setdefault(each.detail, []).append(words.plain(each.mountpoint))
+    for detail, names in places.items():
+        yield f"{words.count(len(names), 'file system')} ({words.listing(names, 4)}): {detail}"
 
 
 # What every host could have: absent means that it cannot be told. Of the rest, that there is nothing to ask about.

@@ -18,7 +18,7 @@ _DF = re.compile(
 _PROBES = {
     "stale": (State.TIMED_OUT, "the server did not answer within two seconds: the mount is dead or very slow"),
     "error": (State.NOT_ALLOWED, "statfs failed: no permission, or the mount is broken"),
-    "unasked": (State.TIMED_OUT, "not asked: more than 64 network mounts"),
+    "unasked": (State.UNREADABLE, "not asked: more than 64 network mounts"),
 }
 
 

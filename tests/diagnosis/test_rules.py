@@ -19,11 +19,11 @@ from runbooks_lib.diagnosis.finding import Finding, Severity
 from runbooks_lib.diagnosis.measures import MEASURES
 from runbooks_lib.diagnosis.scene import Deeper, Scene
 from runbooks_lib.diagnosis.triage import read_scene
-from runbooks_lib.facts import directories
+from runbooks_lib.facts import directories, mounts
 from runbooks_lib.facts.blocks import BlockDevice
 from runbooks_lib.facts.connections import Connection, Connections
 from runbooks_lib.facts.fact import Fact, State, absent, available
-from runbooks_lib.facts.filesystems import Filesystem, Filesystems, Usage
+from runbooks_lib.facts.filesystems import Filesystem, Filesystems, Usage, assemble
 from runbooks_lib.facts.journal import JournalUse, JournalWriter, LastBoot
 from runbooks_lib.facts.kernel_log import KernelLog, Message
 from runbooks_lib.facts.postgres import Archiver, PostgresDetails, Slot
@@ -453,6 +453,15 @@ def test_what_needs_root_or_timed_out_is_listed_and_never_well(quiet: Scene) -> 
 def test_a_host_without_a_database_has_nothing_untold_about_one(quiet: Scene) -> None:
     told = with_(quiet, deeper={"postgres_activity": absent("no PostgreSQL server runs here")})
     assert not any("lock-queue" in gap.rules for gap in told.untold)
+
+
+def test_a_mount_that_was_not_asked_is_listed_and_is_not_dead(quiet: Scene) -> None:
+    table = mounts.parse("28 1 253:0 / / rw - ext4 /dev/vda1 rw\n90 28 0:55 / /mnt/65 rw - nfs4 nas:/65 rw\n")
+    usage = Usage(640 * MIB, 340 * MIB, 340 * MIB, 40_000, 20_000)
+    told = with_(quiet, snapshot={"filesystems": available(assemble(table, {"/": usage}, {90: "unasked"}))})
+    assert told.findings == ()
+    rules = {gap.why: gap.rules for gap in told.untold}
+    assert "mount-dead" in rules["1 file system (/mnt/65): not asked: more than 64 network mounts"]
 
 
 def test_a_lock_is_a_consequence_only_when_its_holder_waits_for_the_disk(quiet: Scene) -> None:
