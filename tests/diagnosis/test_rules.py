@@ -26,6 +26,7 @@ from runbooks_lib.facts.fact import Fact, State, absent, available
 from runbooks_lib.facts.filesystems import Filesystem, Filesystems, Usage, assemble
 from runbooks_lib.facts.journal import JournalUse, JournalWriter, LastBoot
 from runbooks_lib.facts.kernel_log import KernelLog, Message
+from runbooks_lib.facts.memory import Memory
 from runbooks_lib.facts.postgres import Archiver, PostgresDetails, Slot
 from runbooks_lib.facts.postgres_activity import Look, PostgresActivity, Session
 from runbooks_lib.facts.process_io import ProcessesIo, ProcessIo
@@ -224,7 +225,7 @@ def test_memory_with_nothing_left_is_red_and_what_is_full_by_nature_is_not(quiet
     assert found.cause.startswith("/run is full")
     assert with_(quiet, snapshot=memory("/run", roomy)).findings == ()
     assert with_(quiet, snapshot=memory("/run/credentials/a.service", replace(full, size_bytes=MIB))).findings == ()
-    assert with_(quiet, snapshot=memory("/tmp", full, read_only=True)).findings == ()  # noqa: S108 - a mount point
+    assert with_(quiet, snapshot=memory("/tmp", full, read_only=True)).findings == ()
     assert with_(quiet, snapshot=memory("/snap/core/1", full, fstype="squashfs")).findings == ()
     assert with_(quiet, snapshot=memory("/merged", full, fstype="overlay")).findings == ()
 
@@ -382,6 +383,60 @@ def test_a_crash_is_told_and_a_reboot_on_purpose_is_not(quiet: Scene) -> None:
     assert only(with_(quiet, snapshot={"uptime_seconds": 100.0}, deeper={"last_boot": crashed})).rule == "crashed"
     assert with_(quiet, snapshot={"uptime_seconds": 100.0}, deeper={"last_boot": clean}).findings == ()
     assert with_(quiet, deeper={"last_boot": crashed}).findings == ()  # a day ago
+
+
+def kernel(*texts: str) -> dict[str, Any]:
+    said = tuple(Message(3, 89_000.0, text, "other") for text in texts)
+    return {"kernel_log": available(KernelLog(said, len(said), 500))}
+
+
+def free(gib: int) -> dict[str, Any]:
+    return {"memory": available(Memory({"MemTotal": 62 * GIB, "MemAvailable": gib * GIB}))}
+
+
+_INVOKED = "java invoked oom-killer: gfp_mask=0xcc0(GFP_KERNEL), order=0, oom_score_adj=0"
+
+
+def test_a_unit_at_its_own_memory_limit_is_no_want_of_the_host(quiet: Scene) -> None:
+    group = "/system.slice/app.service"
+    said = kernel(
+        _INVOKED,
+        f"oom-kill:constraint=CONSTRAINT_MEMCG,nodemask=(null),cpuset=/,mems_allowed=0,oom_memcg={group},"
+        f"task_memcg={group},task=java,pid=812,uid=0",
+        "Memory cgroup out of memory: Killed process 812 (java) total-vm:9kB, anon-rss:9kB, UID:0 oom_score_adj:0",
+    )
+    failed = [FailedUnit(name, "loaded", "failed", "") for name in ("app.service", "other.service")]
+    told = with_(quiet, snapshot={**free(55), "failed_units": available(tuple(failed))}, deeper=said)
+    first = told.findings[0]
+    assert (first.rule, first.subject, first.severity) == ("memory-limit", group, Severity.YELLOW)
+    assert f"`{group}` reached its memory limit: the kernel killed `java` (pid 812)" in first.cause
+    assert [(each.subject, bool(each.because)) for each in told.findings[1:]] == [
+        ("other.service", False), ("app.service", True),
+    ]  # fmt: skip
+
+
+def test_an_older_kernel_tells_a_limit_in_two_messages(quiet: Scene) -> None:
+    said = kernel(
+        _INVOKED,
+        "Memory cgroup out of memory: Kill process 812 ((sd-pam)) score 999 or sacrifice child",
+        "Killed process 812 ((sd-pam)) total-vm:9kB, anon-rss:9kB, file-rss:0kB, shmem-rss:0kB",
+    )
+    found = only(with_(quiet, snapshot=free(55), deeper=said))
+    assert (found.rule, found.severity) == ("memory-limit", Severity.YELLOW)
+    assert "`(sd-pam)` (pid 812)" in found.cause
+
+
+def test_a_process_that_the_kernel_killed_for_the_host_is_red(quiet: Scene) -> None:
+    said = kernel(
+        _INVOKED,
+        "oom-kill:constraint=CONSTRAINT_NONE,nodemask=(null),cpuset=/,mems_allowed=0,global_oom,"
+        "task_memcg=/system.slice/app.service,task=java,pid=812,uid=0",
+        "Out of memory: Killed process 812 (java) total-vm:9kB, anon-rss:9kB, UID:0 oom_score_adj:0",
+    )
+    found = only(with_(quiet, snapshot=free(55), deeper=said))
+    assert (found.rule, found.severity) == ("memory-exhausted", Severity.RED)
+    driver = kernel("TCP: out of memory -- consider tuning tcp_mem")
+    assert with_(quiet, snapshot=free(55), deeper=driver).findings == ()
 
 
 def test_a_writer_that_floods_the_journal_is_named(quiet: Scene) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from runbooks_lib import words
@@ -139,7 +140,7 @@ def _memory(scene: Scene) -> Iterator[Finding]:
     stall = snapshot.pressure["memory"].value
     full = max(stall.full.ratio_10s, stall.full.ratio_60s) if stall and stall.full else None
     some = max(stall.some.ratio_10s, stall.some.ratio_60s) if stall else None
-    killed = messages(scene, r"out of memory|oom-kill|killed process", _LATELY_SECONDS)
+    killed = _killed(scene)[0]
     signs = []
     if left < 0.1:
         signs.append(
@@ -177,6 +178,52 @@ def _memory(scene: Scene) -> Iterator[Finding]:
         subject=str(largest[0].pid) if largest else "",
         explains=SLOWNESS | {"disk-busy", "disk-slow", "sleepers", "failed-unit", "postgres-waits", "cpu-saturated"},
     )
+
+
+# Of the host's own want the kernel says `task_memcg=` too, and `invoked oom-killer` in both cases. A kernel before 5.2
+# says whose limit it was ("Kill process"), and in a message without that word that it is done.
+_KILLED = r"^(out of memory( \(.*\))?:|memory cgroup out of memory|killed process|oom-kill:)"
+_OF_A_LIMIT = re.compile(
+    r"Memory cgroup out of memory.*?Kill(?:ed)? process (?P<pid>[0-9]+) \((?P<name>.*)\)"
+    r"|oom-kill:constraint=CONSTRAINT_MEMCG,.*?oom_memcg=(?P<memcg>[^,]*),.*?task=(?P<task>.*),pid=(?P<task_pid>[0-9]+)"
+)
+
+
+def _killed(scene: Scene) -> tuple[list[str], list[re.Match[str]]]:
+    """What the kernel said of killing: for want of memory on the host, and at the limit of one unit or container."""
+    said = messages(scene, _KILLED, _LATELY_SECONDS)
+    limited = [match for text in said if (match := _OF_A_LIMIT.match(text))]
+    of_limits = ["Memory cgroup", "oom-kill:constraint=CONSTRAINT_MEMCG"]
+    of_limits += [f"Killed process {match['pid'] or match['task_pid']} " for match in limited]
+    return [text for text in said if not text.startswith(tuple(of_limits))], limited
+
+
+def _memory_limit(scene: Scene) -> Iterator[Finding]:
+    """A unit or container at its own limit, whatever is free on the host."""
+    names: dict[str, str] = {}
+    places: dict[str, str] = {}
+    for match in _killed(scene)[1]:
+        pid = match["pid"] or match["task_pid"]
+        names[pid] = match["name"] or match["task"]
+        places[pid] = match["memcg"] or places.get(pid, "")
+    groups: dict[str, list[str]] = {}
+    for pid, name in names.items():
+        groups.setdefault(places[pid] or name, []).append(f"`{words.plain(name)}` (pid {pid})")
+    for group, who in groups.items():
+        where = f" `{words.plain(group, 120)}`" if group.startswith("/") else ""
+        unit = group.rpartition("/")[2]
+        broken = {f"failed-unit:{unit}", f"database-down:{unit}"} if unit.endswith(".service") else set()
+        yield Finding(
+            "memory-limit",
+            Severity.YELLOW,
+            f"a unit or container{where} reached its memory limit: the kernel killed {who[-1]} in it",
+            (Evidence(f"the kernel, within the hour: its limit was reached, it killed {words.listing(who, 4)}", 0.8),),
+            "`dmesg -T | grep -i 'memory cgroup'`; `systemctl show -p MemoryMax,MemoryPeak` of the unit, or the"
+            " container's own limit",
+            "see whether it is meant to need so much; then raise its limit (MemoryMax=), or mend what leaks",
+            subject=group,
+            explains=frozenset(broken),
+        )
 
 
 def _kernel(scene: Scene) -> Iterator[Finding]:
@@ -341,6 +388,14 @@ RULES = (
         "swapping makes everything as slow as a disk",
         f"{_USE}; psi.rst; proc_vmstat(5), pswpin",
         _memory,
+    ),
+    Rule(
+        "memory-limit",
+        "Has a unit or container reached its own memory limit?",
+        ("kernel_log",),
+        "the kernel then kills in it, whatever is free on the host",
+        "the kernel's cgroup-v2.rst, memory.max; systemd.resource-control(5), MemoryMax=",
+        _memory_limit,
     ),
     Rule(
         "kernel-hung",
