@@ -11,6 +11,7 @@ from runbooks_lib.diagnosis.finding import Finding, Severity, Untold
 from runbooks_lib.diagnosis.ranking import ranked
 from runbooks_lib.diagnosis.rule import Rule
 from runbooks_lib.diagnosis.rules import RULES
+from runbooks_lib.diagnosis.rules.database import not_asked
 from runbooks_lib.diagnosis.scene import NOT_YET, Scene
 from runbooks_lib.facts.fact import Fact, State
 
@@ -68,6 +69,10 @@ def diagnose(scene: Scene, rules: tuple[Rule, ...] = RULES) -> Diagnosis:
             untold[place, why] = [rule for rule in rules if rule.name == "filesystem-full"]
     for why in _without_figures(scene):
         untold["filesystems", why] = [rule for rule in rules if rule.name in _OF_FILESYSTEMS]
+    for activity in scene.deeper.postgres_activity.value or ():
+        if said := not_asked(scene, activity):
+            why = f"postgres activity of the server with pid {activity.pid}: {words.plain(said, 200)}"
+            untold["postgres_activity", why] = [rule for rule in rules if "postgres_activity" in rule.needs]
     unique = {finding.key: finding for finding in reversed(findings)}
     gaps = () if scene.unreached is not None else tuple(
         Untold("; ".join(rule.asks for rule in rules_without), why, tuple(rule.name for rule in rules_without))

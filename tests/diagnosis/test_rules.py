@@ -32,6 +32,7 @@ from runbooks_lib.facts.postgres_activity import Look, PostgresActivity, Session
 from runbooks_lib.facts.process_io import ProcessesIo, ProcessIo
 from runbooks_lib.facts.rates import DiskRates
 from runbooks_lib.facts.services import Agents, BuildQueue, ServiceAnswer
+from runbooks_lib.facts.slow import parse_slow
 from runbooks_lib.facts.units import FailedUnit
 from runbooks_lib.facts.waiting import Sleeper, Sleepers
 
@@ -360,6 +361,51 @@ def test_commits_that_wait_for_a_lost_standby_are_red(quiet: Scene) -> None:
     waits = session(5, wait_type="IPC", wait="SyncRep", query_seconds=30.0)
     told = with_(quiet, deeper={"postgres_activity": activity(waits, synchronous_standbys="standby_01")})
     assert told.findings[0].rule == "standby-missing"
+
+
+_SOCKET = 'psql: error: connection to server on socket "/run/postgresql/.s.PGSQL.5432" failed: '
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        f"{_SOCKET}fe_sendauth: no password supplied",
+        f'{_SOCKET}FATAL:  role "postgres" does not exist',
+        f'{_SOCKET}FATAL:  Peer authentication failed for user "postgres"',
+        f'{_SOCKET}FATAL:  no pg_hba.conf entry for host "[local]", user "postgres", no encryption',
+        f'{_SOCKET}FATAL:  permission denied for database "postgres"',
+        f"{_SOCKET}Permission denied",
+        "sudo: a password is required",
+        "psql is not installed",
+    ],
+)
+def test_a_login_that_is_turned_away_is_listed_and_no_silence(quiet: Scene, said: str) -> None:
+    told = with_(quiet, deeper={"postgres_activity": available((PostgresActivity(7, (), detail=said),))})
+    assert told.findings == ()
+    (gap,) = (gap for gap in told.untold if "lock-queue" in gap.rules)
+    assert said.rpartition("failed: ")[2][:40] in gap.why
+
+
+def test_a_server_in_a_container_is_listed_and_no_silence(quiet: Scene) -> None:
+    sections = b"\n@@ab begin 1\n\n@@ab postgres 7\ncontained\n\n@@ab missing\n\n@@ab end\n"
+    slow = parse_slow("a", sections, "ab", ask=("postgres", "postgres-activity"), time=NOW)
+    facts = {"postgres_activity": slow.postgres_activity, "postgres_details": slow.postgres}
+    told = with_(quiet, deeper=facts)
+    assert told.findings == ()
+    assert any("lock-queue" in gap.rules and "it runs in a container" in gap.why for gap in told.untold)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "psql was stopped after 20 s",
+        f"{_SOCKET}FATAL:  the database system is starting up",
+        'could not change directory to "/root": Permission denied',
+    ],
+)
+def test_a_server_that_gives_no_answer_is_red(quiet: Scene, said: str) -> None:
+    told = with_(quiet, deeper={"postgres_activity": available((PostgresActivity(7, (), detail=said),))})
+    assert (only(told).rule, only(told).severity) == ("postgres-unanswered", Severity.RED)
 
 
 # Network, host

@@ -13,12 +13,31 @@ from runbooks_lib.diagnosis.rules.looking import SLOWNESS, ago
 from runbooks_lib.diagnosis.rules.shares import WAL_SEGMENT_BYTES
 from runbooks_lib.diagnosis.rules.space import RELIEVE, tight
 from runbooks_lib.diagnosis.scene import Scene
-from runbooks_lib.facts.postgres_activity import Session
+from runbooks_lib.facts.postgres_activity import PostgresActivity, Session
 
 _LOCK_SECONDS = 5.0  # deadlock_timeout is 1 s: who waits longer waits for somebody's work or lunch
 _IDLE_SECONDS = 60.0
 _LONG_SECONDS = 3600.0
 _SERVERS = re.compile(r"(postgres|mysql|mariadb|mongod|redis|oracle|mssql)", re.IGNORECASE)
+
+# The server turned our login away, or it was never asked: that is no silence of the server.
+_NOT_ASKED = re.compile(
+    r"authentication failed|no password supplied|no pg_hba\.conf entry|pg_hba\.conf rejects|not permitted to log in"
+    r"|(role|user|database) .* does not exist|(password|terminal) is required|sudoers|may not run|not allowed to"
+    r"|failed to execute|psql is not installed|it was not asked|^(?!could not change directory).*permission denied",
+    re.IGNORECASE,
+)
+
+
+def not_asked(scene: Scene, activity: PostgresActivity) -> str:
+    """Why a server that need not be unwell did not tell what its sessions do; empty when it did, or gives no answer."""
+    if activity.looks:
+        return ""
+    said = next((text for text in (activity.detail, *activity.messages) if _NOT_ASKED.search(text)), "")
+    if said == "it was not asked":  # a container's, or one whose directory does not answer: the other question says so
+        details = scene.deeper.postgres_details.value or ()
+        said = next((each.detail for each in details if each.pid == activity.pid and each.detail), said)
+    return said
 
 
 def _who(session: Session | None) -> str:
@@ -53,7 +72,7 @@ def _down(scene: Scene) -> Iterator[Finding]:
             explains=frozenset({"failed-unit:" + unit.name for unit in failed}) | SLOWNESS,
         )
     for activity in scene.deeper.postgres_activity.value or ():
-        if not activity.looks and activity.detail and "psql is not installed" not in activity.detail:
+        if not activity.looks and activity.detail and not not_asked(scene, activity):
             crowded = "too many clients" in activity.detail or "remaining connection slots" in activity.detail
             yield Finding(
                 "connections-exhausted" if crowded else "postgres-unanswered",
