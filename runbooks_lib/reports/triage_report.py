@@ -13,7 +13,7 @@ from runbooks_lib import words
 from runbooks_lib.config import Config
 from runbooks_lib.diagnosis import telling
 from runbooks_lib.diagnosis.diagnosis import Diagnosis
-from runbooks_lib.diagnosis.finding import Severity
+from runbooks_lib.diagnosis.finding import Finding, Severity
 from runbooks_lib.diagnosis.triage import triage
 from runbooks_lib.reports import disk_page, processes, result, triage_mends, triage_page
 from runbooks_lib.reports.disk_page import Piece
@@ -69,7 +69,8 @@ class TriageReport:
         return disk_page.paragraph(_NO_HOST) if self.told is None else triage_page.untold(self.told.untold)
 
     def publish(self) -> None:
-        """Tells the list of reports the first finding; exit code 3 when something is red."""
+        """Tells the list of reports the first finding; exit code 3 when something is red. What is behind that needs a
+        person: one that was not there in the run before is news."""
         if self.told is None:
             result.publish("no host was chosen: nothing was looked at")
             return
@@ -79,7 +80,21 @@ class TriageReport:
             threshold_crossed=self.told.red,
             number=red,
             number_name="red findings",
+            needed=needed(self.told),
         )
+
+
+def needed(told: Diagnosis) -> tuple[str, ...]:
+    """The causes behind what is red, in words that stay the same while they last: `tc-db-01: disk slow (vdb)`. They
+    have no figures and no numbers of processes, with which every night would be news."""
+    causes = {each.key: each for each in told.findings}
+    behind = (causes[telling.root(told, each)] for each in told.findings if each.severity is Severity.RED)
+    return tuple(dict.fromkeys(f"{told.host}: {_in_words(each)}" for each in behind))
+
+
+def _in_words(finding: Finding) -> str:
+    subject = "" if finding.subject.isdigit() else finding.subject
+    return finding.rule.replace("-", " ") + (f" ({words.plain(subject)})" if subject else "")
 
 
 def prepare(config: Config | str | Path | None = None, *, host: str = "") -> TriageReport:

@@ -16,7 +16,7 @@ from runbooks_lib import config as inventory
 from runbooks_lib.diagnosis.diagnosis import Diagnosis, diagnose
 from runbooks_lib.diagnosis.finding import Evidence, Finding, Mend, Severity
 from runbooks_lib.diagnosis.triage import read_scene
-from runbooks_lib.reports import triage_mends, triage_page
+from runbooks_lib.reports import result, triage_mends, triage_page
 from runbooks_lib.reports.triage_chart import draw
 from runbooks_lib.reports.triage_report import TriageReport, prepare
 
@@ -79,6 +79,27 @@ def test_the_hosts_words_are_escaped_and_a_cause_stands_with_what_it_explains(lo
     assert "<b>much" not in page.html
     assert "Explains: the service waits" in page.html
     assert "relieve-disk-pressure.ipynb" in page.html
+
+
+def test_what_needs_a_person_is_named_alike_every_night(looked: Diagnosis, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[result.Result] = []
+    monkeypatch.setattr("IPython.display.display", lambda thing, **_: shown.append(thing))
+
+    def red(rule: str, cause: str, **more: Any) -> Finding:
+        return Finding(rule, Severity.RED, cause, (Evidence("a sign", 0.9),), "look", "do", **more)
+
+    def published(*findings: Finding) -> list[str]:
+        TriageReport(replace(looked, host="db-1", findings=findings)).publish()
+        assert shown[-1].threshold_crossed
+        return list(shown[-1].needed)
+
+    slow = replace(red("disk-slow", "vdb answers slowly", subject="vdb"), severity=Severity.YELLOW)
+    down = red("service-down", "shop does not answer", subject="shop", because=slow.key)
+    assert published(red("database-grown", "/srv is full: 3 GiB", subject="/srv"), slow, down) == [
+        "db-1: database grown (/srv)", "db-1: disk slow (vdb)",
+    ]  # fmt: skip
+    night = [published(red("memory-exhausted", f"`java` (pid {pid})", subject=str(pid))) for pid in (812, 977)]
+    assert night == [["db-1: memory exhausted"]] * 2
 
 
 def test_every_measure_has_its_chart_and_says_when_there_is_no_baseline(looked: Diagnosis) -> None:
