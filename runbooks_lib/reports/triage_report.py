@@ -15,6 +15,7 @@ from runbooks_lib.diagnosis import telling
 from runbooks_lib.diagnosis.diagnosis import Diagnosis
 from runbooks_lib.diagnosis.finding import Finding, Severity
 from runbooks_lib.diagnosis.triage import triage
+from runbooks_lib.errors import UsageError
 from runbooks_lib.reports import disk_page, processes, result, triage_mends, triage_page
 from runbooks_lib.reports.disk_page import Piece
 
@@ -98,8 +99,11 @@ def _in_words(finding: Finding) -> str:
 
 
 def prepare(config: Config | str | Path | None = None, *, host: str = "") -> TriageReport:
-    """Look at the host now; an empty `host` looks at none. Raises as `diagnosis.triage.triage`."""
+    """Look at the host now; an empty `host` looks at none. Raises as `diagnosis.triage.triage`, and UsageError for an
+    empty `host` under the runner: a report about nothing never counts as well."""
     if not host:
+        if processes.RUN_VARIABLE in os.environ:
+            raise UsageError("no host was chosen", true_now="nothing was looked at", next="give it one: -p host=NAME")
         return TriageReport(None)
     if not isinstance(config, Config):
         config = inventory.load(config or None)

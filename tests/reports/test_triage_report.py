@@ -17,6 +17,7 @@ from runbooks_lib.diagnosis.diagnosis import Diagnosis, diagnose
 from runbooks_lib.diagnosis.finding import Evidence, Finding, Mend, Severity
 from runbooks_lib.diagnosis.triage import read_scene
 from runbooks_lib.reports import result, triage_mends, triage_page
+from runbooks_lib.reports.run import run_report
 from runbooks_lib.reports.triage_chart import draw
 from runbooks_lib.reports.triage_report import TriageReport, prepare
 
@@ -36,6 +37,11 @@ def test_without_a_host_each_cell_says_that_none_is_chosen() -> None:
     report = prepare(host="")
     for cell in (report.findings, report.measures, report.mends, report.not_told):
         assert "No host is chosen" in cell().text
+
+
+def test_a_run_that_nobody_watches_fails_without_a_host(tmp_path: Path) -> None:
+    done = run_report(str(NOTEBOOKS / "incident/triage-slow-service.ipynb"), {}, outputs=tmp_path)
+    assert (done.state, done.record.message) == ("failed", "no host was chosen (code cell 2 of 8)")
 
 
 def test_a_notebook_shows_what_is_known_early_and_then_only_the_whole(tmp_path: Path) -> None:
