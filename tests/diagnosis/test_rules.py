@@ -278,6 +278,11 @@ def test_a_database_that_stopped_on_a_full_disk_is_a_consequence(quiet: Scene) -
 # Disks
 
 
+def kernel(*texts: str) -> dict[str, Any]:
+    said = tuple(Message(3, 89_000.0, text, "other") for text in texts)
+    return {"kernel_log": available(KernelLog(said, len(said), 500))}
+
+
 def disk(requests: float, busy: float, megabytes: float) -> DiskRates:
     return DiskRates(0, requests, 0, megabytes * 1e6, busy, 2.0, None, 0.2)
 
@@ -312,6 +317,37 @@ def test_threads_that_hang_say_what_they_wait_for(quiet: Scene) -> None:
     held = Sleepers((Sleeper(7, 7, "postgres", "/", "rpc_wait_bit_killable", 5),), 5, 1.5)
     found = only(with_(quiet, deeper={"waiting": available(held)}))
     assert "a network file system's server" in found.cause
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "blk_update_request: I/O error, dev sda, sector 81920 op 0x0:(READ) flags 0x0 phys_seg 1 prio class 0",
+        "critical medium error, dev sdb, sector 512 op 0x0:(READ) flags 0x80700 phys_seg 1 prio class 2",
+        "ata1.00: failed command: READ FPDMA QUEUED",
+        "ata1.00: error: { UNC }",
+        "nvme nvme0: I/O 22 QID 3 timeout, aborting",
+    ],
+)
+def test_a_disk_that_reports_errors_is_red(quiet: Scene, said: str) -> None:
+    found = only(with_(quiet, deeper=kernel(said)))
+    assert (found.rule, found.severity) == ("disk-errors", Severity.RED)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "blk_update_request: I/O error, dev fd0, sector 0 op 0x0:(READ) flags 0x0 phys_seg 1 prio class 0",
+        "Buffer I/O error on dev sr0, logical block 0, async page read",
+        "I/O error, dev loop3, sector 0 op 0x1:(WRITE) flags 0x800 phys_seg 0 prio class 2",
+        "critical target error, dev sda, sector 2048 op 0x3:(DISCARD) flags 0x800 phys_seg 1 prio class 2",
+        "ata2.00: failed command: PACKET",
+        "ata3: softreset failed (device not ready)",
+        "ata1.00: Read log 0x00 page 0x00 failed, Emask 0x1",
+    ],
+)
+def test_an_empty_drive_and_what_a_healthy_disk_does_not_know_are_no_errors_of_a_disk(quiet: Scene, said: str) -> None:
+    assert with_(quiet, deeper=kernel(said)).findings == ()
 
 
 # The database
@@ -429,11 +465,6 @@ def test_a_crash_is_told_and_a_reboot_on_purpose_is_not(quiet: Scene) -> None:
     assert only(with_(quiet, snapshot={"uptime_seconds": 100.0}, deeper={"last_boot": crashed})).rule == "crashed"
     assert with_(quiet, snapshot={"uptime_seconds": 100.0}, deeper={"last_boot": clean}).findings == ()
     assert with_(quiet, deeper={"last_boot": crashed}).findings == ()  # a day ago
-
-
-def kernel(*texts: str) -> dict[str, Any]:
-    said = tuple(Message(3, 89_000.0, text, "other") for text in texts)
-    return {"kernel_log": available(KernelLog(said, len(said), 500))}
 
 
 def free(gib: int) -> dict[str, Any]:

@@ -164,9 +164,15 @@ def _finding(
 def _errors(scene: Scene) -> Iterator[Finding]:
     said = messages(
         scene,
-        r"I/O error|critical (medium|target) error|\bata[0-9.]+: .*(failed|error)|nvme.*(timeout|reset)",
+        r"I/O error|critical (medium|target) error|\bata[0-9.]+: (failed command|error): |nvme.*(timeout|reset)",
         6 * 3600,
     )
+    # No disk's: an empty CD drive or virtual floppy, a loop device's file, a discard that a virtual disk does not know.
+    said = [
+        text
+        for text in said
+        if not re.search(r"\b(fd|sr|loop)[0-9]|\((DISCARD|WRITE_(ZEROES|SAME))\)|: PACKET\b", text)
+    ]
     # XFS calls its own end "Metadata I/O Error", whatever shut it down; a disk's error is told by the block layer too.
     said = [text for text in said if not re.search(r"\b(XFS|EXT[234]-fs|BTRFS|F2FS-fs)\b", text)]
     if said:
