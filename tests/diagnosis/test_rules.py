@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from runbooks_lib import config as inventory
-from runbooks_lib.config import HostEntry, PartitionSettings
+from runbooks_lib.config import HostEntry, PartitionSettings, ServiceSettings
 from runbooks_lib.diagnosis.baseline import Band, Baseline
 from runbooks_lib.diagnosis.deviation import Deviation
 from runbooks_lib.diagnosis.diagnosis import Diagnosis, diagnose
@@ -30,7 +30,7 @@ from runbooks_lib.facts.memory import Memory
 from runbooks_lib.facts.postgres import Archiver, PostgresDetails, Slot
 from runbooks_lib.facts.postgres_activity import Look, PostgresActivity, Session
 from runbooks_lib.facts.process_io import ProcessesIo, ProcessIo
-from runbooks_lib.facts.rates import DiskRates
+from runbooks_lib.facts.rates import DiskRates, InterfaceRates
 from runbooks_lib.facts.services import Agents, BuildQueue, ServiceAnswer
 from runbooks_lib.facts.slow import parse_slow
 from runbooks_lib.facts.units import FailedUnit
@@ -459,6 +459,14 @@ def test_loss_and_delay_are_told_and_a_far_peer_is_no_delay(quiet: Scene) -> Non
     assert with_(quiet, deeper=link(again=1)).findings == ()
 
 
+def test_a_cards_hostile_name_stays_one_word_in_every_command(quiet: Scene) -> None:
+    card = InterfaceRates(1e6, 1e6, 500.0, 500.0, 20.0, 0.0)
+    found = only(with_(quiet, snapshot=rated(quiet, interfaces={"eth0;reboot": card})))
+    assert found.rule == "card-errors"
+    for command in found.confirm.split("`")[1::2]:
+        assert list(shlex.shlex(command, posix=True, punctuation_chars=True))[-1] == "eth0;reboot"
+
+
 def test_a_crash_is_told_and_a_reboot_on_purpose_is_not(quiet: Scene) -> None:
     crashed = available(LastBoot(False, 1.0, "sshd: Accepted", ("EXT4-fs (vda): recovery complete",)))
     clean = available(LastBoot(True, 1.0, "Journal stopped", ()))
@@ -567,6 +575,29 @@ def test_a_certificate_is_told_in_time(quiet: Scene, days: int, severity: Severi
 def test_a_certificate_for_months_is_none(quiet: Scene) -> None:
     answers = (ServiceAnswer("shop", "x", certificate_until=available(NOW + timedelta(days=60))),)
     assert with_(quiet, services=answers).findings == ()
+
+
+@pytest.mark.parametrize(
+    ("addresses", "words"),
+    [
+        (
+            {"teamcity": "https://ci.example.com/tc"},
+            ["-connect", "ci.example.com:443", "-servername", "ci.example.com"],
+        ),
+        ({"health": "https://10.0.0.7:8443/up"}, ["-connect", "10.0.0.7:8443"]),
+        ({"health": "https://[fd00::7]/up"}, ["-connect", "[fd00::7]:443"]),
+        ({"certificate": "ldap:636", "health": "https://x"}, ["-connect", "ldap:636", "-servername", "ldap"]),
+        ({"teamcity": "http://x", "health": "https://y"}, ["-connect", "y:443", "-servername", "y"]),
+    ],
+)
+def test_the_look_at_a_certificate_that_is_proposed_can_be_run(
+    quiet: Scene, addresses: dict[str, str], words: list[str]
+) -> None:
+    asked = ServiceSettings("shop", **addresses)
+    answer = ServiceAnswer("shop", next(iter(addresses.values())), certificate_until=available(NOW))
+    found = only(with_(quiet, entry=replace(quiet.entry, services=(asked,)), services=(answer,)))
+    command = shlex.split(found.confirm.split("`")[1].partition(" </dev/null")[0])
+    assert command == ["openssl", "s_client", *words]
 
 
 # What cannot be told

@@ -84,7 +84,7 @@ def _cards(scene: Scene) -> Iterator[Finding]:
                 Severity.YELLOW,
                 f"the network card {words.plain(name)} counts errors",
                 (Evidence(f"{bad:.0f} errors a second among {packets:.0f} packets", 0.8),),
-                f"`ethtool -S {words.plain(name)}`, `ip -s link show {words.plain(name)}`",
+                f"`ethtool -S {words.argument(name)}`, `ip -s link show {words.argument(name)}`",
                 "cable, transceiver or switch port; a duplex mismatch shows here as well",
                 subject=name,
                 explains=SLOWNESS | {"packet-loss"},

@@ -3,8 +3,10 @@ and the signature of a blocked resource: work waits while the host does less tha
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from datetime import timedelta
+from urllib.parse import urlsplit
 
 from runbooks_lib import words
 from runbooks_lib.diagnosis.finding import Evidence, Finding, Severity
@@ -139,12 +141,24 @@ def _certificates(scene: Scene) -> Iterator[Finding]:
                 Severity.RED if gone or left < timedelta(days=2) else Severity.YELLOW,
                 cause,
                 tuple(signs),
-                f"`openssl s_client -connect {words.argument(service.address)} </dev/null |"
-                " openssl x509 -noout -dates`",
+                f"`openssl s_client {_tls_place(scene, service)} </dev/null | openssl x509 -noout -dates`",
                 "renew it and reload the service; see why the renewal did not happen by itself",
                 subject=service.name,
                 explains=frozenset({f"service-down:{service.name}"} if gone else ()),
             )
+
+
+def _tls_place(scene: Scene, service: ServiceAnswer) -> str:
+    """Where its certificate was looked at, as openssl-s_client(1) wants it: host:port, and a name for the server."""
+    named = next((each for each in scene.entry.services if each.name == service.name), None)
+    addresses = (named.certificate, named.teamcity, named.health) if named else ()
+    address = next((each for each in addresses if each and not each.startswith("http://")), service.address)
+    parts = urlsplit(address if "//" in address else f"//{address}")
+    host, port = parts.hostname or "", parts.port or 443
+    if ":" in host:
+        return f"-connect {words.argument(f'[{host}]:{port}')}"
+    name = "" if re.fullmatch(r"[0-9.]+", host) else f" -servername {words.argument(host)}"
+    return f"-connect {words.argument(f'{host}:{port}')}{name}"
 
 
 def waiting_signs(scene: Scene) -> list[Evidence]:
