@@ -13,9 +13,12 @@ _UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4, "E": 1024*
 _DEFAULT_SHARE, _DEFAULT_MOST = 0.10, 4 * 1024**3  # journald.conf(5): 10 % of the file system, at most 4 GiB
 # short-unix, or short-iso where the journal is older than that: journalctl(1).
 _ROW = re.compile(r"([0-9]{1,12}\.[0-9]{1,9}|[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}[+-][0-9:]{4,5}) \S+ (.*)\Z")
-# The last words of a boot that was ended on purpose: journald's own, and systemd's target before them.
+# The last words of a boot that was ended on purpose: journald's own (whose name the kernel cuts to 15 letters), and of
+# systemd before them. A service says "Shutting down." too, and a user's systemd (another pid) reaches that target.
 _STOPPED = re.compile(
-    r"Journal stopped|Reached target .*(?:shutdown|reboot|poweroff|halt)|Shutting down\.", re.IGNORECASE
+    r"systemd-journald?\[[0-9]+\]: Journal stopped"
+    r"|systemd\[1\]: (?:Reached target .*(?:shutdown|reboot|poweroff|halt)|Shutting down\.)",
+    re.IGNORECASE,
 )
 
 
@@ -112,5 +115,5 @@ def parse_boots(text: str, recovery: str) -> LastBoot:
     rows = [row for line in lines if (row := row_of(line))]
     if not rows:  # journalctl ends with 1 when there was no such boot, or its journal is gone
         return LastBoot(None, None, "", recovered)
-    clean = any(_STOPPED.search(words) for _, words in rows)
+    clean = any(_STOPPED.match(words) for _, words in rows)
     return LastBoot(clean, *rows[-1], recovered)
