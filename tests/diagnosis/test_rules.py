@@ -261,6 +261,34 @@ def test_an_error_of_this_boot_is_red_and_one_of_long_ago_is_yellow(quiet: Scene
     assert only(with_(quiet, snapshot=broken)).severity is Severity.YELLOW
 
 
+def test_an_error_is_told_of_the_file_system_that_the_kernel_names(quiet: Scene) -> None:
+    said = kernel("XFS (dm-9): log I/O error -5", "XFS (dm-9): Filesystem has been shut down due to log error (0x2).")
+    share = replace(filesystem(fstype="nfs4"), device="nas:/", device_number="0:55")
+    assert with_(quiet, snapshot={"filesystems": available(Filesystems((share,)))}, deeper=said).findings == ()
+
+
+def test_an_xfs_that_was_mounted_anew_after_its_end_is_not_red(quiet: Scene) -> None:
+    said = kernel("XFS (dm-0): Filesystem has been shut down due to log error (0x2).")
+    for error, severity in (("Input/output error", Severity.RED), ("", Severity.YELLOW)):
+        place = filesystem(fstype="xfs", read_error=error)
+        found = only(with_(quiet, snapshot={"filesystems": available(Filesystems((place,)))}, deeper=said))
+        assert (found.rule, found.severity) == ("filesystem-errors", severity)
+
+
+def test_a_full_xfs_is_told_once_and_not_as_one_without_inodes(quiet: Scene) -> None:
+    crowded = filesystem(fstype="xfs", usage=Usage(640 * MIB, 0, 0, 5_000, 0))
+    assert only(with_(quiet, snapshot={"filesystems": available(Filesystems((crowded,)))})).rule == "filesystem-full"
+
+
+def test_a_full_boot_partition_stops_no_service(quiet: Scene) -> None:
+    unit = FailedUnit("app.service", "loaded", "failed", "")
+    boot = replace(filesystem(used=630 * MIB), mountpoint="/boot")
+    told = with_(quiet, snapshot={"filesystems": available(Filesystems((boot,))), "failed_units": available((unit,))})
+    assert [(each.rule, each.severity, each.because) for each in told.findings] == [
+        ("filesystem-full", Severity.YELLOW, ""), ("failed-unit", Severity.YELLOW, ""),
+    ]  # fmt: skip
+
+
 def test_a_file_system_that_cannot_be_read_is_red_without_the_kernels_log(quiet: Scene) -> None:
     shut = Filesystems((filesystem(fstype="xfs", read_error="Input/output error"),))
     found = only(with_(quiet, snapshot={"filesystems": available(shut)}))

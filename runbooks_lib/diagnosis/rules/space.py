@@ -44,6 +44,8 @@ def worth_walking(filesystem: Filesystem) -> bool:
 _NEVER_GROW = frozenset({"tmpfs", "squashfs", "iso9660", "erofs", "overlay", "vfat", "nfs", "nfs4", "cifs", "efivarfs"})
 # Full by nature: images, and an overlay shows the room of a file system that is told by itself.
 _FULL_BY_NATURE = frozenset({"squashfs", "iso9660", "erofs", "overlay"})
+_WRITTEN_BY_UPGRADES = frozenset({"/boot", "/boot/efi", "/efi"})  # a full one stops the next kernel, and no service
+_MAKES_INODES = frozenset({"xfs", "zfs"})  # of the room that is left: without room there are none
 _TINY_BYTES = 8 * 1024**2  # a tmpfs so small holds one thing on purpose: a secret, a lock, a container's sockets
 
 
@@ -71,7 +73,8 @@ def _space(scene: Scene) -> Iterator[Finding]:
         largest = shares[0] if shares else None
         unstoppable = largest is not None and largest.grows and largest.size >= 0.2 * usage.size_bytes
         if tight(filesystem) or (unstoppable and tight(filesystem, min(0.9, settings.threshold_ratio))):
-            yield _full(scene, filesystem, usage, shares, Severity.RED)
+            at_rest = filesystem.mountpoint in _WRITTEN_BY_UPGRADES
+            yield _full(scene, filesystem, usage, shares, Severity.YELLOW if at_rest else Severity.RED)
         elif settings.listed and usage.used_ratio >= settings.threshold_ratio:
             yield _full(scene, filesystem, usage, shares, Severity.YELLOW)
 
@@ -152,6 +155,8 @@ def _inodes(scene: Scene) -> Iterator[Finding]:
             continue
         if not _watched(scene, filesystem, usage.size_bytes, left == 0):
             continue
+        if filesystem.fstype in _MAKES_INODES and tight(filesystem):
+            continue
         if ratio < 0.95 or left > 100_000:
             continue
         place, argument = words.plain(filesystem.mountpoint), words.argument(filesystem.mountpoint)
@@ -173,6 +178,9 @@ def _inodes(scene: Scene) -> Iterator[Finding]:
         )
 
 
+_NAMED = re.compile(r"\((?:device )?([^ :)]+)[:)]")  # EXT4-fs error (device dm-0): …, XFS (dm-0): …
+
+
 def _takes_no_writes(scene: Scene) -> Iterator[Finding]:
     for filesystem in scene.filesystems():
         place, argument = words.plain(filesystem.mountpoint), words.argument(filesystem.mountpoint)
@@ -183,7 +191,7 @@ def _takes_no_writes(scene: Scene) -> Iterator[Finding]:
             for text in messages(
                 scene, r"(EXT[234]|XFS|BTRFS|F2FS)[ -].*(error|remount|shut|forced|abort)", scene.uptime_seconds
             )
-            if any(re.search(rf"\b{re.escape(name)}\b", text) for name in names)
+            if (named := _NAMED.search(text)) and named[1] in names
         ]
         counted = re.match(r"([0-9]+) ext4 errors", filesystem.detail)
         flip, unread = filesystem.read_only_flip, filesystem.read_error
@@ -201,7 +209,8 @@ def _takes_no_writes(scene: Scene) -> Iterator[Finding]:
             signs.append(Evidence(f"the kernel, in this boot: {words.plain(said[-1], 160)}", 0.85))
         if counted:
             signs.append(Evidence(f"its superblock counts {counted[1]} errors since the last fsck", 0.4))
-        now = bool(flip or unread or said)
+        # An XFS that has shut down gives nothing to read: one that does has been mounted anew since it said so.
+        now = bool(flip or unread or (said and filesystem.fstype != "xfs"))
         takes = "gives nothing to read and takes no writes" if unread else "takes no more writes"
         yield Finding(
             "filesystem-errors",
