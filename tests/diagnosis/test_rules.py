@@ -395,6 +395,13 @@ def test_a_lock_of_a_moment_is_no_finding(quiet: Scene) -> None:
     assert with_(quiet, deeper={"postgres_activity": activity(session(10), victim)}).findings == ()
 
 
+def test_a_long_statement_that_waits_in_one_look_only_is_not_held_up(quiet: Scene) -> None:
+    moment = session(11, wait_type="Lock", wait="tuple", blocked_by=(10,), query_seconds=3600.0)
+    looks = [Look(at, 100, 0, 0, 0, 5, (session(10), each)) for at, each in enumerate((session(11), moment))]
+    told = with_(quiet, deeper={"postgres_activity": available((PostgresActivity(7, tuple(looks)),))})
+    assert told.findings == ()
+
+
 def test_two_that_wait_for_each_other_are_one_queue(quiet: Scene) -> None:
     pair = [session(one, wait_type="Lock", blocked_by=(other,), query_seconds=9.0) for one, other in ((1, 2), (2, 1))]
     found = only(with_(quiet, deeper={"postgres_activity": activity(*pair)}))
@@ -425,6 +432,29 @@ def test_commits_that_wait_for_a_lost_standby_are_red(quiet: Scene) -> None:
     waits = session(5, wait_type="IPC", wait="SyncRep", query_seconds=30.0)
     told = with_(quiet, deeper={"postgres_activity": activity(waits, synchronous_standbys="standby_01")})
     assert told.findings[0].rule == "standby-missing"
+
+
+def test_commits_that_each_wait_a_moment_for_their_standby_are_well(quiet: Scene) -> None:
+    busy = session(5, wait_type="IPC", wait="SyncRep", query_seconds=0.02)
+    told = with_(quiet, deeper={"postgres_activity": activity(busy, synchronous_standbys="standby_01", standbys=1)})
+    assert not any(finding.rule == "standby-missing" for finding in told.findings)
+
+
+@pytest.mark.parametrize(
+    ("name", "load", "down"),
+    [
+        ("postgresql@15-main.service", "loaded", True),
+        ("tc-mysql.service", "loaded", True),
+        ("prometheus-postgres-exporter.service", "loaded", False),
+        ("mysql-backup.service", "loaded", False),
+        ("srv-postgres.mount", "loaded", False),
+        ("postgresql@13-main.service", "not-found", False),
+    ],
+)
+def test_only_a_servers_own_unit_says_that_the_database_is_down(quiet: Scene, name: str, load: str, down: bool) -> None:
+    told = with_(quiet, snapshot={"failed_units": available((FailedUnit(name, load, "failed", ""),))})
+    assert told.red is down
+    assert [finding.rule for finding in told.findings] == ["database-down"] * down + ["failed-unit"]
 
 
 _SOCKET = 'psql: error: connection to server on socket "/run/postgresql/.s.PGSQL.5432" failed: '

@@ -16,9 +16,12 @@ from runbooks_lib.diagnosis.scene import Scene
 from runbooks_lib.facts.postgres_activity import PostgresActivity, Session
 
 _LOCK_SECONDS = 5.0  # deadlock_timeout is 1 s: who waits longer waits for somebody's work or lunch
+_SYNC_SECONDS = 2.0  # a standby that answers takes one round trip
 _IDLE_SECONDS = 60.0
 _LONG_SECONDS = 3600.0
-_SERVERS = re.compile(r"(postgres|mysql|mariadb|mongod|redis|oracle|mssql)", re.IGNORECASE)
+_SERVERS = re.compile(r"(postgres|mysql|mariadb|mongod|redis|oracle|mssql).*\.service\Z", re.IGNORECASE)
+# Units that go by a server's name and are none; one that is not found was left behind by a package that is gone.
+_HELPERS = re.compile(r"export|backup|dump|archiv|vacuum|check|monitor|metric|agent|clean|maint|rotat", re.IGNORECASE)
 
 # The server turned our login away, or it was never asked: that is no silence of the server.
 _NOT_ASKED = re.compile(
@@ -51,7 +54,11 @@ def _down(scene: Scene) -> Iterator[Finding]:
     if scene.snapshot is None:
         return
     running = scene.snapshot.postgres.value or ()
-    failed = [unit for unit in scene.snapshot.failed_units.value or () if _SERVERS.search(unit.name)]
+    failed = [
+        unit
+        for unit in scene.snapshot.failed_units.value or ()
+        if _SERVERS.search(unit.name) and not _HELPERS.search(unit.name) and unit.load != "not-found"
+    ]
     if failed:
         yield Finding(
             "database-down",
@@ -92,16 +99,19 @@ def _down(scene: Scene) -> Iterator[Finding]:
 
 def _locks(scene: Scene) -> Iterator[Finding]:
     for activity in scene.activity():
+        lasting = {each.pid for each in activity.lasting()}
         for blocker in activity.blockers():
-            if not blocker.victims or blocker.longest_seconds < _LOCK_SECONDS:
+            # A statement of hours may wait for a lock of a moment: who waits in every look (of several) is held up.
+            victims = [each for each in blocker.victims if each.pid in lasting or len(activity.looks) < 2]
+            longest = max((each.query_seconds or 0.0 for each in victims), default=0.0)
+            if not victims or longest < _LOCK_SECONDS:
                 continue
             session = blocker.session
             idle = session is not None and session.state.startswith("idle in transaction")
-            number = len(blocker.victims)
+            number = len(victims)
             signs = [
                 Evidence(
-                    f"{words.count(number, 'session')} wait for it (pg_blocking_pids), the longest for"
-                    f" {ago(blocker.longest_seconds)}",
+                    f"{words.count(number, 'session')} wait for it (pg_blocking_pids), the longest for {ago(longest)}",
                     0.9,
                 ),
             ]
@@ -116,13 +126,13 @@ def _locks(scene: Scene) -> Iterator[Finding]:
                         0.4,
                     )
                 )
-            victim = max(blocker.victims, key=lambda each: each.query_seconds or 0)
+            victim = max(victims, key=lambda each: each.query_seconds or 0)
             signs.append(Evidence(f"for example {_who(victim)}: `{words.plain(victim.statement, 80)}`"))
             # One that itself waits for a disk or a standby holds its lock because of that.
             held_up = session is not None and (
                 session.wait_type == "IO" or session.wait in ("SyncRep", "WALWrite", "WALSync")
             )
-            severe = blocker.longest_seconds >= 10 or number >= 5
+            severe = longest >= 10 or number >= 5
             yield Finding(
                 "locks-held-up" if held_up else "lock-queue",
                 Severity.RED if severe else Severity.YELLOW,
@@ -207,7 +217,12 @@ def _connections(scene: Scene) -> Iterator[Finding]:
 
 def _standby(scene: Scene) -> Iterator[Finding]:
     for activity in scene.activity():
-        waiting = [each for each in activity.lasting() if each.wait == "SyncRep"]
+        # Whoever commits often is seen in SyncRep in every look, where all is well: each of these waits is short.
+        waiting = [
+            each
+            for each in activity.lasting()
+            if each.wait == "SyncRep" and (each.query_seconds or 0.0) >= _SYNC_SECONDS
+        ]
         if waiting:
             yield Finding(
                 "standby-missing",
