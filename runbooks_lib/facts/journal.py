@@ -14,10 +14,12 @@ _DEFAULT_SHARE, _DEFAULT_MOST = 0.10, 4 * 1024**3  # journald.conf(5): 10 % of t
 # short-unix, or short-iso where the journal is older than that: journalctl(1).
 _ROW = re.compile(r"([0-9]{1,12}\.[0-9]{1,9}|[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}[+-][0-9:]{4,5}) \S+ (.*)\Z")
 # The last words of a boot that was ended on purpose: journald's own (whose name the kernel cuts to 15 letters), and of
-# systemd before them. A service says "Shutting down." too, and a user's systemd (another pid) reaches that target.
+# systemd before them; where /var is a file system of its own, that it is given back. A service says "Shutting down."
+# too, and a user's systemd (another pid) reaches that target.
 _STOPPED = re.compile(
     r"systemd-journald?\[[0-9]+\]: Journal stopped"
-    r"|systemd\[1\]: (?:Reached target .*(?:shutdown|reboot|poweroff|halt)|Shutting down\.)",
+    r"|systemd\[1\]: (?:Reached target .*(?:shutdown|reboot|poweroff|halt)|Shutting down\."
+    r"|Stopp(?:ed|ing) .*Flush Journal to Persistent Storage)",
     re.IGNORECASE,
 )
 

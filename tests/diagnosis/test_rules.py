@@ -582,6 +582,30 @@ def test_a_process_that_the_kernel_killed_for_the_host_is_red(quiet: Scene) -> N
     assert with_(quiet, snapshot=free(55), deeper=driver).findings == ()
 
 
+def test_memory_that_is_set_apart_as_huge_pages_is_not_missed(quiet: Scene) -> None:
+    fields = {"MemTotal": 62 * GIB, "MemAvailable": 3 * GIB}
+    assert only(with_(quiet, snapshot={"memory": available(Memory(fields))})).rule == "memory-exhausted"
+    for apart in ({"Hugetlb": 56 * GIB}, {"HugePages_Total": 56 * 512, "Hugepagesize": 2 * MIB}):
+        assert with_(quiet, snapshot={"memory": available(Memory({**fields, **apart}))}).findings == ()
+
+
+@pytest.mark.parametrize(
+    ("said", "severity"),
+    [
+        ("mce: [Hardware Error]: Machine check events logged", Severity.YELLOW),
+        ("[Hardware Error]: Corrected error, no action required.", Severity.YELLOW),
+        ("{1}[Hardware Error]: event severity: corrected", Severity.YELLOW),
+        ("{1}[Hardware Error]: event severity: fatal", Severity.RED),
+        ("[Hardware Error]: Uncorrected, software restartable error.", Severity.RED),
+        ("mce: [Hardware Error]: CPU 3: Machine Check Exception: 5 Bank 6: be00000000800400", Severity.RED),
+        ("EDAC MC0: 1 UE memory read error on CPU_SrcID#0_MC#0_Chan#1_DIMM#0", Severity.RED),
+    ],
+)
+def test_what_the_hardware_has_corrected_is_a_warning(quiet: Scene, said: str, severity: Severity) -> None:
+    found = only(with_(quiet, deeper=kernel(said)))
+    assert (found.rule, found.severity) == ("hardware-errors", severity)
+
+
 def test_a_writer_that_floods_the_journal_is_named(quiet: Scene) -> None:
     loud = (JournalWriter("chatty", 900_000, 1900), JournalWriter("sshd", 1000, 10))
     full = JournalUse("/var/log/journal", 28 * MIB, 32 * MIB, 600.0, loud)

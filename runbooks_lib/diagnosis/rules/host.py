@@ -135,7 +135,10 @@ def _memory(scene: Scene) -> Iterator[Finding]:
     memory = snapshot.memory.value if snapshot else None
     if snapshot is None or memory is None or memory.available_bytes is None:
         return
-    left = memory.available_bytes / memory.total_bytes
+    # Pages set apart as huge ones (for a database, mostly) are in use for good, and nobody misses them.
+    fields = memory.fields
+    huge = fields.get("Hugetlb", fields.get("HugePages_Total", 0) * fields.get("Hugepagesize", 0))
+    left = memory.available_bytes / max(1, memory.total_bytes - huge)
     swapping = (rates.paging.get("pswpin", 0.0) if rates else 0.0), (rates.paging.get("pswpout", 0.0) if rates else 0.0)
     stall = snapshot.pressure["memory"].value
     full = max(stall.full.ratio_10s, stall.full.ratio_60s) if stall and stall.full else None
@@ -250,16 +253,21 @@ def _kernel(scene: Scene) -> Iterator[Finding]:
             "when it goes on and nothing was restored, ask who runs the hypervisor",
             symptom=True,
         )
-    hardware = messages(scene, r"EDAC.*(UE|uncorrect)|hardware error|machine check|mce:", 24 * 3600)
+    hardware = messages(scene, r"EDAC.*(\bUE\b|uncorrect)|hardware error|machine check|mce:", 24 * 3600)
     if hardware:
+        # What memory or CPU put right by themselves is logged in the same way; it is a warning, not the trouble.
+        said = "\n".join(hardware)
+        mended = re.search(r"(?<!un)corrected|no action required|events logged", said, re.IGNORECASE)
+        worse = re.search(r"uncorrect|fatal|recoverable|exception|\bUE\b", said, re.IGNORECASE)
+        red = worse is not None or mended is None
         yield Finding(
             "hardware-errors",
-            Severity.RED,
-            "the hardware reports errors",
+            Severity.RED if red else Severity.YELLOW,
+            "the hardware reports errors" if red else "the hardware reports errors that it has corrected",
             (Evidence(words.plain(hardware[-1], 160), 0.8),),
             "`dmesg -T | grep -i -e mce -e edac`, `ras-mc-ctl --errors`, the machine's own event log",
             "have the hardware looked at; move what matters off this machine",
-            explains=SLOWNESS,
+            explains=SLOWNESS if red else frozenset(),
         )
 
 
