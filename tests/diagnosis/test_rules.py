@@ -196,6 +196,18 @@ def test_a_slot_that_keeps_wal_while_there_is_room_is_yellow(quiet: Scene) -> No
     assert (found.rule, found.severity) == ("slot-inactive", Severity.YELLOW)
 
 
+def test_a_slot_is_told_where_the_room_is_short_and_not_yet_told_as_such(quiet: Scene) -> None:
+    short = replace(filesystem(used=600 * MIB), mountpoint="/var")
+    slot = Slot("s", "physical", False, 190 * MIB)
+    details = replace(server(wal_bytes=200 * MIB, slots=(slot,), databases={"b": 350 * MIB}),
+                      data_directory="/var/lib/pg", wal_directory="/var/lib/pg/pg_wal")  # fmt: skip
+    told = with_(
+        quiet, snapshot={"filesystems": available(Filesystems((short,)))},
+        deeper={"postgres_details": available((details,))},
+    )  # fmt: skip
+    assert only(told).rule == "slot-inactive"
+
+
 def test_five_percent_of_a_large_disk_is_no_emergency(quiet: Scene) -> None:
     large = filesystem(used=9600 * GIB, size=10_000 * GIB)
     told = with_(quiet, snapshot={"filesystems": available(Filesystems((large,)))})

@@ -11,7 +11,7 @@ from runbooks_lib.diagnosis.finding import Evidence, Finding, Mend, Severity
 from runbooks_lib.diagnosis.rule import Rule
 from runbooks_lib.diagnosis.rules.looking import SLOWNESS, ago
 from runbooks_lib.diagnosis.rules.shares import WAL_SEGMENT_BYTES
-from runbooks_lib.diagnosis.rules.space import RELIEVE, tight
+from runbooks_lib.diagnosis.rules.space import RELIEVE, full_ones
 from runbooks_lib.diagnosis.scene import Scene
 from runbooks_lib.facts.postgres_activity import PostgresActivity, Session
 
@@ -270,10 +270,11 @@ def _waits(scene: Scene) -> Iterator[Finding]:
 
 def _kept_wal(scene: Scene) -> Iterator[Finding]:
     """Slots and archivers while there still is room; when there is none, the rule about space tells it."""
+    full = {finding.subject for finding in full_ones(scene) if finding.severity is Severity.RED}
     for server in scene.deeper.postgres_details.value or ():
         place = scene.mount_of(server.wal_directory)
         filesystem = next((each for each in scene.filesystems() if each.mountpoint == place), None)
-        if filesystem is None or tight(filesystem, 0.9):
+        if filesystem is None or place in full:
             continue
         mend = Mend(RELIEVE, {"host": scene.host, "mountpoint": place}, "shows what keeps the WAL, and frees it")
         size = filesystem.usage.size_bytes if filesystem.usage else 0

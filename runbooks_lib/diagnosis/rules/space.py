@@ -61,7 +61,8 @@ def _watched(scene: Scene, filesystem: Filesystem, size_bytes: int, nothing_left
     return filesystem.fstype == "tmpfs" and nothing_left and size_bytes >= _TINY_BYTES and not filesystem.read_only
 
 
-def _space(scene: Scene) -> Iterator[Finding]:
+def full_ones(scene: Scene) -> Iterator[Finding]:
+    """A finding for each file system that is full or nearly so, with what fills it; its subject is the mount point."""
     for filesystem in scene.filesystems():
         usage = filesystem.usage
         if usage is None or usage.used_ratio is None:
@@ -258,7 +259,7 @@ RULES = (
         " named, not the percentage",
         "PostgreSQL manual 29.1 (disk full), 26.5 (slots), 25.3 (archiving); measured in this project's notes on"
         " databases",
-        _space,
+        full_ones,
     ),
     Rule(
         "inodes-exhausted",
