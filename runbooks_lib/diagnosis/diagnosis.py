@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -67,12 +67,8 @@ def diagnose(scene: Scene, rules: tuple[Rule, ...] = RULES) -> Diagnosis:
             detail = walked.value.detail if walked.value is not None else walked.detail
             why = f"the directories of {place}: {detail}"
             untold[place, why] = [rule for rule in rules if rule.name == "filesystem-full"]
-    for why in _without_figures(scene):
-        untold["filesystems", why] = [rule for rule in rules if rule.name in _OF_FILESYSTEMS]
-    for activity in scene.deeper.postgres_activity.value or ():
-        if said := not_asked(scene, activity):
-            why = f"postgres activity of the server with pid {activity.pid}: {words.plain(said, 200)}"
-            untold["postgres_activity", why] = [rule for rule in rules if "postgres_activity" in rule.needs]
+    for why, names in (*_mounts(scene), *_servers(scene), *_services(scene)):
+        untold["", why] = [rule for rule in rules if rule.name in names]
     unique = {finding.key: finding for finding in reversed(findings)}
     gaps = () if scene.unreached is not None else tuple(
         Untold("; ".join(rule.asks for rule in rules_without), why, tuple(rule.name for rule in rules_without))
@@ -81,17 +77,45 @@ def diagnose(scene: Scene, rules: tuple[Rule, ...] = RULES) -> Diagnosis:
     return Diagnosis(scene.host, scene.now, scene.seconds, ranked(tuple(unique.values())), gaps, len(rules), scene)
 
 
-_OF_FILESYSTEMS = frozenset({"filesystem-full", "inodes-exhausted", "mount-dead"})
+# What cannot be told of one of several, though the others answered: the reason, and the rules that go without.
 
 
-def _without_figures(scene: Scene) -> Iterator[str]:
-    """Mounts of which nothing is known, by the reason; those that were asked and do not answer are a finding."""
+def _mounts(scene: Scene) -> Iterator[tuple[str, Collection[str]]]:
+    """Mounts without figures, by the reason; those that were asked and do not answer are a finding."""
     places: dict[str, list[str]] = {}
     for each in scene.filesystems():
         if each.state not in (State.AVAILABLE, State.TIMED_OUT):
             places.setdefault(each.detail, []).append(words.plain(each.mountpoint))
     for detail, names in places.items():
-        yield f"{words.count(len(names), 'file system')} ({words.listing(names, 4)}): {detail}"
+        yield (
+            f"{words.count(len(names), 'file system')} ({words.listing(names, 4)}): {detail}",
+            ("filesystem-full", "inodes-exhausted", "mount-dead"),
+        )
+
+
+def _servers(scene: Scene) -> Iterator[tuple[str, Collection[str]]]:
+    for activity in scene.deeper.postgres_activity.value or ():
+        if said := not_asked(scene, activity):
+            yield (
+                f"postgres activity of the server with pid {activity.pid}: {words.plain(said, 200)}",
+                {rule.name for rule in RULES if "postgres_activity" in rule.needs},
+            )
+
+
+def _services(scene: Scene) -> Iterator[tuple[str, Collection[str]]]:
+    """A service that refuses our token, or shows no certificate."""
+    for service in scene.services:
+        closed: dict[str, list[str]] = {}
+        for rule, fact, silent in (
+            ("service-down", service.server, {State.NOT_ALLOWED}),
+            ("queue-waits", service.queue, {State.NOT_ALLOWED}),
+            ("agents-missing", service.agents, {State.NOT_ALLOWED}),
+            ("certificate", service.certificate_until, {State.TIMED_OUT, State.UNREADABLE}),
+        ):
+            if fact.state in silent:
+                closed.setdefault(fact.detail, []).append(rule)
+        for detail, names in closed.items():
+            yield f"the service {words.plain(service.name)}: {words.plain(detail, 200)}", names
 
 
 # What every host could have: absent means that it cannot be told. Of the rest, that there is nothing to ask about.

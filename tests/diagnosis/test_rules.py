@@ -707,6 +707,20 @@ def test_what_needs_root_or_timed_out_is_listed_and_never_well(quiet: Scene) -> 
     assert "could not be answered" in told.headline
 
 
+def test_a_service_that_refuses_the_token_or_shows_no_certificate_is_listed(quiet: Scene) -> None:
+    refused: Fact[Any] = Fact(State.NOT_ALLOWED, None, "it refused the login (HTTP 401): check the token")
+    mute: Fact[Any] = Fact(State.UNREADABLE, None, "no answer: Connection refused")
+    answers = (
+        ServiceAnswer("builds", "http://x", queue=refused, agents=refused, server=refused),
+        ServiceAnswer("ldap", "ldap:636", certificate_until=mute),
+    )
+    rules = {gap.why: gap.rules for gap in with_(quiet, services=answers).untold}
+    assert set(rules["the service builds: it refused the login (HTTP 401): check the token"]) == {
+        "service-down", "queue-waits", "agents-missing",
+    }  # fmt: skip
+    assert rules["the service ldap: no answer: Connection refused"] == ("certificate",)
+
+
 def test_a_host_without_a_database_has_nothing_untold_about_one(quiet: Scene) -> None:
     told = with_(quiet, deeper={"postgres_activity": absent("no PostgreSQL server runs here")})
     assert not any("lock-queue" in gap.rules for gap in told.untold)
