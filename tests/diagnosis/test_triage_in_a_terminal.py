@@ -92,7 +92,8 @@ def test_what_is_known_is_shown_while_the_rest_is_waited_for(
     assert process.stdout is not None
     whole = process.stdout.read().decode()
     assert "no answer yet" not in whole
-    assert whole.lower().startswith("here: ")
+    # A service that kept us for more than three seconds is a finding, and a quick machine comes here before that.
+    assert whole.lower().startswith(("here: ", "nothing wrong was found on here"))
     assert process.wait(60) in (0, 3)
 
 
