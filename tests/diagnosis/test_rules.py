@@ -457,6 +457,7 @@ def test_commits_that_each_wait_a_moment_for_their_standby_are_well(quiet: Scene
     [
         ("postgresql@15-main.service", "loaded", True),
         ("tc-mysql.service", "loaded", True),
+        ("postgresql@15-metrics.service", "loaded", True),
         ("prometheus-postgres-exporter.service", "loaded", False),
         ("mysql-backup.service", "loaded", False),
         ("srv-postgres.mount", "loaded", False),

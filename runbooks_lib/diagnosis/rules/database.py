@@ -57,7 +57,9 @@ def _down(scene: Scene) -> Iterator[Finding]:
     failed = [
         unit
         for unit in scene.snapshot.failed_units.value or ()
-        if _SERVERS.search(unit.name) and not _HELPERS.search(unit.name) and unit.load != "not-found"
+        if unit.load != "not-found"
+        and _SERVERS.search(unit.name)
+        and not _HELPERS.search(unit.name.partition("@")[0])  # what follows is a cluster's own name
     ]
     if failed:
         yield Finding(
