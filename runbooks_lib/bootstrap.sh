@@ -41,7 +41,7 @@ if ! mkdir .venv-being-made 2>/dev/null; then
     exit 1
 fi
 trap 'rmdir .venv-being-made 2>/dev/null || true' EXIT
-trap 'exit 130' INT TERM
+trap 'exit 130' HUP INT TERM
 
 if ! { [ -x .venv/bin/python ] && .venv/bin/python -c '' 2>/dev/null; }; then
     rm -rf .venv

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -130,8 +131,8 @@ def _jsonable(value: Any) -> Any:
         return {str(key): _jsonable(each) for key, each in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [_jsonable(each) for each in value]
-    if isinstance(value, float) and value != value:
-        return None
+    if isinstance(value, float) and not math.isfinite(value):
+        return None  # JSON has neither
     return value
 
 

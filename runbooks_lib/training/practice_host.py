@@ -110,7 +110,7 @@ class PracticeHost:
         threading.Thread(target=self._accept, args=(listener,), name="practice-host", daemon=True).start()
 
     def stop(self) -> None:
-        """Accept nothing more, end every connection and every process group that was started here."""
+        """Accept nothing more, end every connection and the process group of every command that still runs."""
         self._stopping = True
         listener, self._listener = self._listener, None
         if listener is not None:
