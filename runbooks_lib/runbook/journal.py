@@ -62,10 +62,12 @@ class Found:
 class Journal:
     """One run's journal, held by this process. Make it with `create` or `resume`; close it when done."""
 
-    def __init__(self, path: Path, descriptor: int, entries: Sequence[Entry]) -> None:
+    def __init__(self, path: Path, descriptor: int, entries: Sequence[Entry], end: int = 0) -> None:
+        """`end`: how many bytes of the file the entries are."""
         self.path = path
         self.entries = list(entries)
         self._descriptor = descriptor
+        self._ends = {len(self.entries): end}
         self._listeners: list[Callable[[Entry], None]] = []
 
     @classmethod
@@ -107,7 +109,7 @@ class Journal:
             ) from error
         try:
             found = read(path)  # after the lock: nobody writes any more
-            journal = cls(path, descriptor, found.entries)
+            journal = cls(path, descriptor, found.entries, found.sound_bytes)
             if found.torn:
                 os.ftruncate(descriptor, found.sound_bytes)
                 os.fsync(descriptor)
@@ -132,15 +134,19 @@ class Journal:
         }
         entry = _entry(body, _hash(body))
         line = canonical({**body, "hash": entry.hash}).encode("ascii") + b"\n"
-        size = os.fstat(self._descriptor).st_size
+        end = self._ends[len(self.entries)]
         try:
+            # Ctrl-C may have left a line, whole or half, whose `append` raised: nobody acted on it.
+            if os.fstat(self._descriptor).st_size > end:
+                os.ftruncate(self._descriptor, end)
             self._write(line)
         except OSError as error:
             # A line that is half there would be taken for torn by the next reader: take it away as far as that goes.
             with suppress(OSError):
-                os.ftruncate(self._descriptor, size)
+                os.ftruncate(self._descriptor, end)
             raise _cannot_write(self.path, error) from error
-        self.entries.append(entry)
+        self._ends[entry.number] = end + len(line)
+        self.entries.append(entry)  # last, and at once: until here an interruption leaves the journal as it was
         for listener in self._listeners:
             listener(entry)
         return entry

@@ -93,6 +93,48 @@ except RunbookError as error:
     assert found.torn == b""
 
 
+@pytest.mark.parametrize("where", ["before the write", "after a part", "after the write", "after the sync"])
+def test_an_interrupted_line_is_gone_with_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """Ctrl-C, or SIGTERM, in the middle of an append; whoever catches it writes down that it was so."""
+    made = journal.Journal.create(tmp_path / "run")
+    made.append("begin")
+    write, sync = os.write, os.fsync
+
+    def interrupted_write(descriptor: int, data: bytes) -> int:
+        if where == "after a part":
+            write(descriptor, data[:20])
+        raise KeyboardInterrupt
+
+    def interrupted_sync(descriptor: int) -> None:
+        if where == "after the sync":
+            sync(descriptor)
+        raise KeyboardInterrupt
+
+    if where in ("before the write", "after a part"):
+        monkeypatch.setattr(os, "write", interrupted_write)
+    else:
+        monkeypatch.setattr(os, "fsync", interrupted_sync)
+    with pytest.raises(KeyboardInterrupt):
+        made.append("change")
+    monkeypatch.undo()
+    for kind in ("interrupted", "unlocked"):
+        made.append(kind)
+    made.close()
+    found = journal.read(made.path)
+    assert [entry.kind for entry in found.entries] == ["begin", "interrupted", "unlocked"]
+    assert (list(found.entries), found.torn) == (made.entries, b"")
+    again = journal.Journal.resume(made.path.parent)
+    monkeypatch.setattr(os, "fsync", interrupted_sync)
+    with pytest.raises(KeyboardInterrupt):
+        again.append("change")
+    monkeypatch.undo()
+    again.append("end")
+    again.close()
+    assert [entry.kind for entry in journal.read(made.path).entries] == ["begin", "interrupted", "unlocked", "end"]
+
+
 def test_a_secret_is_masked_before_it_is_written(tmp_path: Path) -> None:
     secrets.register("canary-4711-abc")
     made = journal.Journal.create(tmp_path / "run")
