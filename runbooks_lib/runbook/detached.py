@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from runbooks_lib.errors import RunbookError
@@ -34,27 +34,28 @@ def run_detached(run: Run, step: Step, command: Command, name: str, attempt: int
     try:
         job.start(run.host, command, run.lock, run=run.name, change=name)
         run.options.operator.say(f"{step.name}: {RUNS_THERE}")
-    except HostError as error:
+    except RunbookError as error:
         if (came := _lost_start(run, step, name, command.root, error)) is not None:
             run.note_change(step, name, came)
             return came
-    except RunbookError as error:
-        came = Changed(Became.NOT_BEGUN, None, "", str(error))
-        run.note_change(step, name, came)
-        return came
     return follow(run, step, name, root=command.root)
 
 
-def _lost_start(run: Run, step: Step, name: str, root: bool, error: HostError) -> Changed | None:
-    """What became of a job whose start was not answered; None when the host says that it has begun: a service may be
-    down in it, and nobody need be asked whether to stay beside it. Raises Stopped."""
-    run.options.operator.say(f"{step.name}: no answer to the start of its job; asking the host")
-    if _Beside(run, step, name, root).look().state is not job.JobState.NONE:
-        return None
+def _lost_start(run: Run, step: Step, name: str, root: bool, error: RunbookError) -> Changed | None:
+    """What became of a job whose start was not answered, or that did not start in time: what has not begun never will.
+    None when the host says that it has begun: a service may be down in it, and nobody need be asked whether to stay
+    beside it. Raises Stopped."""
+    if isinstance(error, HostError):
+        run.options.operator.say(f"{step.name}: no answer to the start of its job; asking the host")
     try:
-        return settle(run.host, run.options.places, run.name, [name], root=root)[name]
+        if _Beside(run, step, name, root).look().state is not job.JobState.NONE:
+            return None
+        came = settle(run.host, run.options.places, run.name, [name], root=root)[name]
+    except Stopped:
+        raise
     except RunbookError:
         return Changed(Became.UNKNOWN, None, "", str(error))
+    return replace(came, error=str(error)) if came.became is Became.NOT_BEGUN else came
 
 
 def attach(run: Run, step: Step, mine: StepState) -> None:
@@ -65,11 +66,21 @@ def attach(run: Run, step: Step, mine: StepState) -> None:
         root = name in mine.as_root
         found = job.look(run.host, run.options.places, run=run.name, change=name, root=root)
         if found.state is job.JobState.NONE:
-            for each, came in settle(run.host, run.options.places, run.name, [name], root=root).items():
-                run.note_change(step, each, came)
+            _take(run, step, name, root)
         else:
             run.options.operator.say(f"{step.name}: attached to its job ({found.state})")
             follow(run, step, name, root=root)
+
+
+def _take(run: Run, step: Step, name: str, root: bool) -> None:
+    """Take the record of a job that has not begun, so that it never will. Raises Stopped when that cannot be told."""
+    try:
+        came = settle(run.host, run.options.places, run.name, [name], root=root)[name]
+    except HostError as error:
+        raise run.lost(step, str(error)) from error
+    run.note_change(step, name, came)
+    if came.became is Became.UNKNOWN:
+        raise run.lost(step, came.error)
 
 
 def end_jobs(run: Run, step: Step, mine: StepState, why: str = "the step is being undone") -> int:
@@ -83,6 +94,9 @@ def end_jobs(run: Run, step: Step, mine: StepState, why: str = "the step is bein
             raise run.lost(step, f"whether its job still runs cannot be told: {error}") from error
         if found.state is job.JobState.ENDED:
             run.note_change(step, name, Changed(Became.ENDED, found.exit_status, bounded(text_of(found.log[-8000:]))))
+            continue
+        if found.state is job.JobState.NONE:
+            _take(run, step, name, root)
             continue
         _end(run, step, name, root, why)
         running += found.state is job.JobState.RUNNING

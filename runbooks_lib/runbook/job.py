@@ -14,7 +14,7 @@ from enum import StrEnum
 from runbooks_lib.errors import RunbookError
 from runbooks_lib.hosts.host import Host, Script
 from runbooks_lib.hosts.wrapper import end_group_script
-from runbooks_lib.runbook.change import CLAIM, RECORDS, STARTED, record_line
+from runbooks_lib.runbook.change import CLAIM, RECORDS, STARTED, Became, record_line, settle
 from runbooks_lib.runbook.lock import LOST_STATUS, Lock
 from runbooks_lib.runbook.places import Places
 from runbooks_lib.runbook.quoting import text_of, word
@@ -81,9 +81,10 @@ class JobLook:
 
 
 def start(host: Host, command: Command, lock: Lock, *, run: str, change: str) -> bool:
-    """Start a job, once; False when it has been started before. Raises RunbookError (nothing was started), HostError.
+    """Start a job, once; False when it has been started before. Raises RunbookError, HostError.
 
-    A HostError leaves open whether it was started; `look` tells.
+    Either leaves open whether it begins later: a slow host may still have it in a queue. `look` tells whether it has
+    begun, and `change.settle` makes sure that it never will.
     """
     if command.secret:
         raise RunbookError("a detached command cannot be given a secret: its script is a file on the host")
@@ -105,7 +106,7 @@ def start(host: Host, command: Command, lock: Lock, *, run: str, change: str) ->
     raise RunbookError(
         f"the job was not started: {text_of(result.stderr).strip()}",
         where=host.name,
-        true_now="another operator has the host now" if lost else "the command did not begin",
+        true_now="another operator has the host now" if lost else "the command had not begun by then",
         next="look at the host, then resume",
     )
 
@@ -131,10 +132,13 @@ def look(host: Host, places: Places, *, run: str, change: str, root: bool, offse
 
 
 def end(host: Host, places: Places, *, run: str, change: str, root: bool) -> bool:
-    """End a job with its whole process group. True when it is proven gone. Raises HostError, RunbookError."""
+    """End a job with its whole process group; one that has not begun never will. True when it is proven gone. Raises
+    HostError, RunbookError."""
     found = look(host, places, run=run, change=change, root=root)
     if found.state is JobState.NONE:
-        return True
+        if settle(host, places, run, [change], root=root)[change].became is Became.NOT_BEGUN:
+            return True
+        found = look(host, places, run=run, change=change, root=root)  # it has begun meanwhile
     stop = places.find() + RECORDS + record_line(run, change) + _STOP_UNIT
     host.run(Script(stop, name=f"end {change}", changes=True, root=root), deadline_seconds=20.0)
     ending = Script(end_group_script(found.group, found.group_started), name=f"end {change}", root=root)

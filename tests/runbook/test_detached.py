@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from runbooks_lib.errors import RunbookError
 from runbooks_lib.hosts.host import HostUnreachable, Script
 from runbooks_lib.hosts.ssh import SshHost
 from runbooks_lib.runbook import detached, job, journal, lock, runs, watching, words
@@ -198,6 +199,74 @@ def test_a_start_that_is_not_answered_is_looked_for_on_the_host(
             carry_out(run)
         assert bench.text("slow") is None
     assert bench.kinds().count("change") == 1
+
+
+@pytest.fixture
+def late(monkeypatch: pytest.MonkeyPatch, quick_path: Path, marked: str) -> Path:
+    """A host so slow that a job begins only when this file is there, long after its start was given up."""
+    go = quick_path / "go"
+    text = job._START.replace("[ -d /run/systemd/system ]", "false").replace("-lt 50", "-lt 1")
+    wait = f"while [ -d {quick_path} ] && [ ! -e {go} ]; do sleep 0.05; done; exec /bin/sh \"$@\""
+    text = text.replace("setsid /bin/sh", f"{marked} setsid /bin/sh -c '{wait}' sh")
+    monkeypatch.setattr(job, "_START", text)
+    return go
+
+
+def test_a_job_that_did_not_start_in_time_never_begins(bench: Bench, marked: str, late: Path) -> None:
+    runbook = book(slow(marked, 0.1))
+    with pytest.raises(Stopped, match="a command not begun: .*did not start within 5 s"):
+        carry_out(bench.approved(runbook))
+    wait_for(marked, 1)
+    late.touch()
+    assert all_gone(marked, 10)
+    assert bench.text("slow") is None
+
+
+def test_a_job_that_began_while_it_was_looked_for_is_the_only_one(
+    bench: Bench, marked: str, late: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look = job.look
+
+    def looks(*arguments: Any, **options: Any) -> job.JobLook:
+        late.touch()
+        while (found := look(*arguments, **options)).state is job.JobState.NONE:
+            time.sleep(0.05)
+        return found
+
+    monkeypatch.setattr(job, "look", looks)
+    carry_out(bench.approved(book(slow(marked, 0.5))))
+    assert bench.text("slow") == "new"
+    assert bench.kinds().count("change") == 1
+
+
+@pytest.mark.parametrize("then", ["cancel", "undo", "end"])
+def test_what_is_cancelled_or_undone_is_not_followed_by_its_late_job(
+    bench: Bench, marked: str, late: Path, monkeypatch: pytest.MonkeyPatch, then: str
+) -> None:
+    start = job.start
+
+    def interrupted(*arguments: Any, **options: Any) -> bool:
+        with pytest.raises(RunbookError, match="did not start"):
+            start(*arguments, **options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(job, "start", interrupted)
+    runbook = book(slow(marked, 0.1))
+    run = bench.approved(runbook)
+    with pytest.raises(Stopped, match="interrupted"):
+        carry_out(run)
+    wait_for(marked, 1)
+    if then == "end":
+        assert job.end(bench.host, bench.places, run=run.name, change="slow.1.1", root=False)
+    elif then == "undo":
+        bench.undo(runbook)
+    else:
+        aim = target(runbook, bench.host, bench.parameters)
+        detached.cancel(resume(runs.directories(bench.runs)[0], aim, bench.options()))
+        assert runs.state_of(runs.directories(bench.runs)[0]).step("slow").open_changes == ()
+    late.touch()
+    assert all_gone(marked, 10)
+    assert bench.text("slow") is None
 
 
 def test_a_watcher_that_says_no_ends_the_job_and_says_why(bench: Bench, marked: str) -> None:
