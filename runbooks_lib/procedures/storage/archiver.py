@@ -139,7 +139,7 @@ def _refuses(parameters: Mapping[str, Any]) -> str:
 
 RUNBOOK = Runbook(
     name="mend-archiver",
-    version="1",
+    version="2",
     title="Mend the archive command, and let PostgreSQL archive and remove its WAL",
     purpose="WAL fills a partition because archive_command fails.",
     not_when="The command is right and its target is full or away: mend the target, nothing here is needed then.",

@@ -91,9 +91,14 @@ sql() {
   (cd / && timeout -s KILL 60 runuser -u "$owner" -- psql -X -q -A -t -w -v ON_ERROR_STOP=1 \
     -h "${sockets:-/var/run/postgresql}" -p "$port" -d postgres "$@")
 }
+# Whether the server that answers there has this data directory: a postmaster.pid that was left behind may name the port
+# of another by now.
+serves() { # data directory
+  theirs=$(sql -c 'show data_directory') && [ "$theirs" -ef "$1" ]
+}
 # One JSON object: what the ways through PostgreSQL go by.
 settings_of() { # data directory
-  server "$1" && sql -c "select json_build_object('max_wal', pg_size_bytes(current_setting('max_wal_size')),
+  server "$1" && serves "$1" && sql -c "select json_build_object('max_wal', pg_size_bytes(current_setting('max_wal_size')),
     'segment', pg_size_bytes(current_setting('wal_segment_size')), 'command', current_setting('archive_command'),
     'written', (select setting from pg_file_settings where name = 'archive_command'
       and sourcefile not like '%/postgresql.auto.conf' order by seqno desc limit 1),

@@ -41,19 +41,21 @@ def kept_otherwise(server: PostgresDetails, settings: Mapping[str, Any], *, but:
 
 
 def on_server(known: Known) -> str:
-    """Functions, mount and `sql`, psql to the runbook's server. Ends with status 3 when the server is not there."""
+    """Functions, mount and `sql`, psql to the runbook's server. Ends with status 3 when the server is not there, or
+    another one answers in its place."""
     return on_mount(known) + _server(known)
 
 
 def to_server(known: Known) -> str:
     """`sql` alone, for what changes something."""
-    return only("server", "sql") + _server(known)
+    return only("server", "sql", "serves") + _server(known)
 
 
 def _server(known: Known) -> str:
     return (
         f"data={word(known.parameters['data_directory'])}\n"
         'server "$data" || { echo "no server runs on $data" >&2; exit 3; }\n'
+        'serves "$data" || { echo "the server on port $port does not serve $data" >&2; exit 3; }\n'
     )
 
 

@@ -114,7 +114,7 @@ def _refuses(parameters: Mapping[str, Any]) -> str:
 
 RUNBOOK = Runbook(
     name="drop-slot",
-    version="1",
+    version="2",
     title="Drop an inactive replication slot, and let PostgreSQL remove its WAL",
     purpose="WAL fills a partition because a slot keeps it that nobody uses.",
     not_when="The standby or subscriber comes back within the hours that are left: then make room another way, for it "

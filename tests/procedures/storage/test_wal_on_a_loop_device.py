@@ -13,10 +13,16 @@ from pathlib import Path
 import pytest
 
 from runbooks_lib.errors import UsageError
+from runbooks_lib.hosts.host import Script
 from runbooks_lib.hosts.local import LocalHost
-from runbooks_lib.procedures.storage import survey
+from runbooks_lib.procedures.storage import slot, survey
+from runbooks_lib.procedures.storage.shell import LOOK
 from runbooks_lib.runbook.places import Places
+from runbooks_lib.runbook.plan import Verdict
+from runbooks_lib.runbook.quoting import word
 from runbooks_lib.runbook.run import Options, Refused
+from runbooks_lib.runbook.step import Known
+from tests.procedures.storage.disks import run
 from tests.procedures.storage.postgres import PORT, PROGRAMS, Cluster, cluster
 from tests.procedures.storage.work import done, plan_of, quiet_options, undone
 
@@ -110,6 +116,29 @@ def test_nothing_under_pg_wal_can_be_named(server: Cluster, tmp_path: Path) -> N
     assert "database directory" in plan_of(HOST, "move-files", given).steps[0].because
     one = {"mountpoint": str(server.mountpoint), "file": str(segment), "length": MIB, "store": str(tmp_path / "aside")}
     assert "database directory" in plan_of(HOST, "archive-log", one).steps[0].because
+
+
+def test_a_postmaster_pid_that_was_left_behind_leads_to_no_other_server(server: Cluster, tmp_path: Path) -> None:
+    """Another server has the port by now; its slot of the same name is not the one that is meant."""
+    server.sql("select pg_create_physical_replication_slot('gone', true)")
+    server.write_wal(4)
+    old = server.mountpoint / "old main"
+    shutil.copytree(server.data, old)  # with its postmaster.pid, as a server leaves it that was killed
+    run("chown", "-R", "postgres", str(old))
+    given = {"mountpoint": str(server.mountpoint), "data_directory": str(old)}
+    for name, more in (("drop-slot", {"slot": "gone"}), ("mend-archiver", {"archive_command": "cp %p /x/%f"})):
+        first = plan_of(HOST, name, {**given, **more}).steps[0]
+        assert first.verdict is Verdict.BLOCKED
+        assert f"does not serve {old}" in first.because
+    known = Known({**given, "slot": "gone"})
+    for command in slot.DROP.commands(known):
+        result = HOST.run(Script(command.text, root=True))
+        assert f"does not serve {old}" in result.stderr.decode()
+        assert result.exit_status == 3
+    assert server.sql("select slot_name from pg_replication_slots") == "gone"
+    settings = f"{LOOK}settings_of {word(str(old))}; settings_of {word(str(server.data))}"
+    nothing, own, _ = HOST.run(Script(settings, root=True)).stdout.decode().split("\n")
+    assert (nothing, own[:1]) == ("", "{")
 
 
 def test_a_slot_that_is_used_is_neither_offered_nor_dropped(server: Cluster) -> None:
