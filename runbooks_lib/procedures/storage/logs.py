@@ -131,11 +131,13 @@ def _copy(known: Known) -> list[Command]:
         _place(known)
         + """is_it || { echo "$f is another file by now" >&2; exit 1; }
 if whole; then exit 0; fi
+[ "$(head -c "$n" -- "$f" | tr -dc '\\000' | head -c 1 | wc -c)" -eq 0 ] || {
+  echo "the lines are not in $f any more, and $a does not hold them" >&2; exit 1; }
 umask 077
 mkdir -p -- "$store" && head -c "$n" -- "$f" | gzip -n -c >"$a.part" && same "$a.part" || {
   rm -f -- "$a.part"; echo "the copy is not what the log holds" >&2; exit 1; }
 sync -- "$a.part" 2>/dev/null || sync
-mv -f -- "$a.part" "$a"
+mv -f -- "$a.part" "$a" && { sync -- "$store" 2>/dev/null || sync; }
 """
     )
     return [Command(text, f"a new file in {known.parameters['store']}", root=True)]
@@ -199,9 +201,16 @@ yes "$f takes $used bytes, and $a holds the first $n of its $size"
 
 
 def _write_back(known: Known) -> list[Command]:
+    # A log keeps its inode when it is emptied (logrotate's copytruncate): what was written since must stay. An undo that
+    # was cut leaves the first lines, and zeros behind them.
     text = (
         _place(known)
         + """is_it && whole || { echo "$f or $a is not what it was" >&2; exit 1; }
+first() { gzip -dc <"$a" | { exec 3<&0; head -c "$n" -- "$f" | cmp -l - /dev/fd/3 2>/dev/null; } |
+  { read -r at rest && echo "$at"; }; }
+free() { [ "$(stat -c %s -- "$f")" -ge "$n" ] || return 1; at=$(first) || return 0
+  [ "$(head -c "$n" -- "$f" | tail -c "+$at" | tr -d '\\000' | head -c 1 | wc -c)" -eq 0 ]; }
+free || { echo "the log has been emptied or rewritten since: the lines stay in $a" >&2; exit 1; }
 same "$a" || gzip -dc <"$a" | dd of="$f" bs=1M conv=notrunc,fsync iflag=fullblock 2>/dev/null
 same "$a"
 """
@@ -259,12 +268,14 @@ def _refuses(parameters: Mapping[str, Any]) -> str:
     for name in ("file", "store"):
         if not absolute(parameters[name]):
             return f"{name} must be an absolute path"
+    if int(parameters["length"]) < 1:
+        return "length must be at least 1"
     return filesystem.refuses(parameters)
 
 
 RUNBOOK = Runbook(
     name="archive-log",
-    version="1",
+    version="2",
     title="Copy a log's old lines away and give their blocks back, while it is written",
     purpose="A log that is still written fills a partition.",
     not_when="The file is no log that only grows at its end; somebody reads it by offset; or it lies in a database's "
@@ -274,7 +285,7 @@ RUNBOOK = Runbook(
     parameters=(
         filesystem.MOUNTPOINT,
         Parameter("file", "str", str, "", "the log, an absolute path"),
-        Parameter("length", "int", int, 0, "how many bytes from its beginning, at least 0", lowest=0),
+        Parameter("length", "int", int, 0, "how many bytes from its beginning, at least 1", lowest=0),
         Parameter("store", "str", str, "", "a directory on another filesystem, an absolute path"),
     ),
     steps=(COPY, GIVE_BACK),

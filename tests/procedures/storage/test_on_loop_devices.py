@@ -18,7 +18,8 @@ from runbooks_lib.hosts.host import Result, Script
 from runbooks_lib.hosts.local import LocalHost
 from runbooks_lib.procedures.storage import survey
 from runbooks_lib.runbook.places import Places
-from runbooks_lib.runbook.run import Options, Refused, target
+from runbooks_lib.runbook.resume import carry_out, open_run
+from runbooks_lib.runbook.run import Options, Refused, Run, Stopped, target
 from tests.procedures.storage.disks import MIB, LoopDisk, fill, loop_disk, mounted, run
 from tests.procedures.storage.work import aim_at, done, plan_of, quiet_options, undone, ways_by_name
 
@@ -144,6 +145,70 @@ def test_a_log_that_is_being_written_on_a_full_disk_gives_its_blocks_back_and_lo
         undone(HOST, way.runbook, parameters, options)
         assert hashlib.sha256(log.read_bytes().removesuffix(b"last\n")).hexdigest() == content
         assert not store.exists()
+
+
+@pytest.fixture
+def archived(disk: LoopDisk, tmp_path: Path, store: Path, options: Options) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """A log whose old lines are archived, and the parameters of that work."""
+    with mounted(disk.device, "ext4", tmp_path / "at") as at:
+        log = at / "app.log"
+        write_log(log, 5)
+        parameters = {"mountpoint": str(at), "file": str(log), "length": 4 * MIB, "store": str(store)}
+        done(HOST, "archive-log", parameters, options)
+        yield log, parameters
+
+
+@pytest.mark.parametrize("mib", [1, 6])
+def test_what_was_written_into_an_emptied_log_is_not_overwritten_by_an_undo(
+    archived: tuple[Path, dict[str, Any]], options: Options, store: Path, mib: int
+) -> None:
+    """logrotate's copytruncate keeps the inode; what comes then may be shorter or longer than what was archived."""
+    log, parameters = archived
+    os.truncate(log, 0)
+    new = b"written since\n" * (mib * MIB // 14)
+    with log.open("ab") as writer:
+        writer.write(new)
+    with pytest.raises(Stopped, match="emptied or rewritten since: the lines stay in"):
+        undone(HOST, "archive-log", parameters, options)
+    assert log.read_bytes() == new
+    assert len(list(store.glob("*.gz"))) == 1
+
+
+def test_an_undo_that_was_cut_in_the_middle_is_carried_on(
+    archived: tuple[Path, dict[str, Any]], options: Options, store: Path
+) -> None:
+    log, parameters = archived
+    (copy,) = store.glob("*.gz")
+    lines = gzip.decompress(copy.read_bytes())
+    with log.open("r+b") as file:
+        file.write(lines[: MIB + 7])
+    undone(HOST, "archive-log", parameters, options)
+    assert log.read_bytes()[: 4 * MIB] == lines
+
+
+def test_lines_that_were_given_back_are_not_archived_again_as_zeros(
+    disk: LoopDisk, tmp_path: Path, store: Path, options: Options
+) -> None:
+    """The copy was moved away, or only a part of its name outlived a power cut: the last copy is not written over."""
+    with mounted(disk.device, "ext4", tmp_path / "at") as at:
+        log = at / "app.log"
+        write_log(log, 5)
+        given = {"mountpoint": str(at), "file": str(log), "length": 4 * MIB, "store": str(store)}
+        aim = aim_at(HOST, "archive-log", given)
+        run = open_run(aim, replace(options, approve=aim.plan().digest))
+        assert isinstance(run, Run)
+        for step in aim.runbook.steps:
+            run.do(step)
+        run.close()  # before it was told that it is done
+        (copy,) = store.glob("*.gz")
+        part = copy.rename(f"{copy}.part")
+        held = part.read_bytes()
+        again = open_run(aim, replace(options, approve=run.state.digest))
+        assert isinstance(again, Run)
+        with pytest.raises(Stopped, match="the lines are not in .* any more"):
+            carry_out(again)
+        assert part.read_bytes() == held
+        assert list(store.iterdir()) == [part]
 
 
 def test_logs_that_are_none_are_refused(disk: LoopDisk, tmp_path: Path, store: Path) -> None:
