@@ -16,6 +16,7 @@ from runbooks_lib.procedures.storage.shell import (
     READ_STORE,
     absolute,
     on_mount,
+    only,
     patient,
     remove_store,
     store_check,
@@ -56,7 +57,7 @@ def ways(seen: Seen, want_bytes: int, files: Sequence[str] = ()) -> Iterator[Way
 
 
 # Reads `device inode size links mode mtime` of each; a name is taken literally, whatever is in it.
-_LOOK = "for f do stat -c '%d %i %s %h %f %Y' -- \"$f\" || exit 3; done\n"
+_LOOK = "for f do stat -c '%d %i %s %h %f %.9Y' -- \"$f\" || exit 3; done\n"
 
 
 def _given(known: Known) -> str:
@@ -69,7 +70,8 @@ def _files(answer: bytes) -> list[dict[str, Any]]:
     for line in text_of(answer).splitlines():
         device, inode, size, links, mode, changed = line.split()
         kind = int(mode, 16) & 0xF000
-        found.append({"id": f"{int(device)} {int(inode)} {int(size)} {int(changed)}", "size": int(size),
+        float(changed)
+        found.append({"id": f"{int(device)} {int(inode)} {int(size)} {changed}", "size": int(size),
                       "links": int(links), "plain": kind == 0x8000})  # fmt: skip
     return found
 
@@ -95,7 +97,7 @@ def _count(known: Known) -> str:
     return f"{len(known.parameters['files'])} files, {total} bytes"
 
 
-_IS = """is_it() { [ -f "$1" ] && [ ! -L "$1" ] && [ "$(stat -c '%d %i %s %Y' -- "$1")" = "$2" ]; }
+_IS = """is_it() { [ -f "$1" ] && [ ! -L "$1" ] && [ "$(stat -c '%d %i %s %.9Y' -- "$1")" = "$2" ]; }
 """
 _COPY = """copy() {  # file place id
   is_it "$1" "$3" || { [ ! -e "$1" ] && [ -f "$2" ] && return 0; echo "$1 has changed" >&2; return 1; }
@@ -108,6 +110,7 @@ _COPY = """copy() {  # file place id
 _REMOVE = """remove() {  # file place id
   [ -e "$1" ] || { [ -f "$2" ] && return 0; echo "$1 and $2 are both gone" >&2; return 1; }
   is_it "$1" "$3" && cmp -s -- "$1" "$2" || { echo "$2 does not hold what $1 holds" >&2; return 1; }
+  [ -z "$(held_open "$1")" ] && is_it "$1" "$3" || { echo "$1 is in use: it stays" >&2; return 1; }
   rm -f -- "$1"
 }
 """
@@ -135,12 +138,12 @@ def _may(known: Known) -> str:
   [ "$(stat -c %d -- "$f")" = "$(stat -c %d -- "$m")" ] || no "$f lies on another filesystem than $m"
   where=$(database_above "$f") && no "$f lies in the database directory $where: nothing there is touched"
 done
-for process in /proc/[0-9]*; do
-  case $(readlink "$process"/fd/* 2>/dev/null) in *"$m"*) ;; *) continue ;; esac
-  for fd in "$process"/fd/*; do
-    for f do [ ! "$fd" -ef "$f" ] || no "$f is open in process ${process##*/}"; done
-  done
-done 2>/dev/null
+held=$(held_open "$@")
+case $held in
+'') ;;
+[0-9]*) shift $((${held% *} - 1)); no "$1 is open in process ${held#* }" ;;
+*) cannot_tell 'which files are open' ;;
+esac
 yes "$# plain files on $m, in no database's directory, open in no process"
 """
     )
@@ -183,13 +186,15 @@ def _back(known: Known) -> str:
     return _all(known, look, "each is in its old place")
 
 
+_MAY = Check("they are plain files that nobody uses", _may, root=True, deadline_seconds=120)
+
 COPY = Step(
     name="copy",
     title="Copy the named files to another filesystem",
     why="Nothing is removed before it is held, and compared, somewhere else.",
     reads=(_READ, READ_STORE),
     prechecks=(
-        Check("they are plain files that nobody uses", _may, root=True, deadline_seconds=120),
+        _MAY,
         patient(
             "there is room for them",
             lambda known: store_check(known, sum(facts["size"] for facts in known.before["files"])),
@@ -217,9 +222,9 @@ REMOVE = Step(
     why="Each is compared with its copy once more before it goes.",
     needs=("copy",),
     reads=(_READ,),
-    prechecks=(Check("each file has its copy", _copied, root=True, deadline_seconds=900),),
+    prechecks=(_MAY, Check("each file has its copy", _copied, root=True, deadline_seconds=900)),
     commands=lambda known: [
-        Command(f"{_IS}{_REMOVE}{_each(known, 'remove')}", f"{_count(known)}, on the full filesystem", root=True)
+        Command(f"{only('held_open')}{_IS}{_REMOVE}{_each(known, 'remove')}", f"{_count(known)}, on the full filesystem", root=True)
     ],
     verify=patient("each is only in its new place", _removed),
     undo=Undo(
@@ -245,7 +250,7 @@ def _refuses(parameters: Mapping[str, Any]) -> str:
 
 RUNBOOK = Runbook(
     name="move-files",
-    version="1",
+    version="2",
     title="Move named files to another filesystem",
     purpose="Old artifacts, dumps or archives that a person can name take space that is needed at once.",
     not_when="Somebody still reads them there; they belong to a database; or nobody is sure what they are.",

@@ -77,6 +77,15 @@ database_above() { # path
   return 1
 }
 
+# The first of these files that a process holds open, as its place among them and the process: by device and inode, since
+# it may have been opened through another mount, or in another namespace. `nothing` when no process could be looked at.
+held_open() { # files
+  find /proc/[0-9]*/fd -type l -exec stat -L -c '%d:%i %n' {} + 2>/dev/null |
+    awk -v ids="$(stat -c '%d:%i' -- "$@" | tr '\n' ' ')" '
+      BEGIN { n = split(ids, each, " "); for (i = 1; i <= n; i++) place[each[i]] = i }
+      $1 in place { split($2, at, "/"); print place[$1], at[3]; exit } END { if (!NR) print "nothing" }'
+}
+
 # Whether two paths lie on one filesystem; of a path that is not there its nearest directory counts.
 nearest() { near=$1; while [ ! -e "$near" ]; do near=${near%/*}; near=${near:-/}; done; }
 

@@ -290,6 +290,53 @@ def test_files_that_must_stay_are_refused(disk: LoopDisk, tmp_path: Path, store:
                 plan_of(HOST, "move-files", {"mountpoint": str(at), "files": wrong, "store": str(store)})
 
 
+def test_a_file_that_is_open_through_another_mount_stays(
+    disk: LoopDisk, tmp_path: Path, store: Path, options: Options
+) -> None:
+    """Before it is copied, and once more before it goes: copying may take an hour."""
+    with mounted(disk.device, "ext4", tmp_path / "at") as at:
+        (at / "free").write_bytes(b"y" * MIB)
+        (at / "used").write_bytes(b"x" * MIB)
+        files = [str(at / "free"), str(at / "used")]
+        given = {"mountpoint": str(at), "files": files, "store": str(store)}
+        elsewhere = tmp_path / "elsewhere"
+        elsewhere.mkdir()
+        run("mount", "--bind", str(at), str(elsewhere))
+        try:
+            with (elsewhere / "used").open("ab"):
+                assert "used is open in process" in plan_of(HOST, "move-files", given).steps[0].because
+            aim = aim_at(HOST, "move-files", given)
+            plan = aim.plan()
+            move = open_run(aim, replace(options, approve=plan.digest), plan)
+            assert isinstance(move, Run)
+            copy, remove = aim.runbook.steps
+            move.do(copy)
+            with (elsewhere / "used").open("ab", buffering=0) as writer:
+                with pytest.raises(Stopped, match="used is open in process"):
+                    move.do(remove)
+                (command,) = plan.steps[1].commands
+                said = HOST.run(Script(command.text, root=True))
+                assert "used is in use: it stays" in said.stderr.decode()
+                assert (at / "used").exists()
+                writer.write(b"more")
+            move.close()
+        finally:
+            run("umount", str(elsewhere))
+
+
+def test_a_file_that_is_written_while_it_is_compared_stays(disk: LoopDisk, tmp_path: Path, store: Path) -> None:
+    with mounted(disk.device, "ext4", tmp_path / "at") as at:
+        (at / "file").write_bytes(b"x" * MIB)
+        store.mkdir()
+        plan = plan_of(HOST, "move-files", {"mountpoint": str(at), "files": [str(at / "file")], "store": str(store)})
+        copy, remove = (step.commands[0].text for step in plan.steps)
+        assert HOST.run(Script(copy, root=True)).ok
+        compare = f"cmp() {{ command cmp \"$@\" && printf y | dd of={at}/file conv=notrunc 2>/dev/null; }}\n"
+        said = HOST.run(Script(compare + remove, root=True))
+        assert "file is in use: it stays" in said.stderr.decode()
+        assert (at / "file").read_bytes()[:2] == b"yx"
+
+
 def test_a_read_only_filesystem_and_one_with_errors_are_not_grown(disk: LoopDisk, tmp_path: Path) -> None:
     with mounted(disk.device, "ext4", tmp_path / "at") as at:
         disk.enlarge(500)
