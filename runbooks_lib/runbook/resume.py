@@ -29,7 +29,7 @@ class Finished:
 
 
 def resume(directory: Path, target: Target, options: Options) -> Run:
-    """Hold an unfinished run again.
+    """Hold an unfinished run again, or one that is done and to be undone: it stays done until something is.
 
     Raises Refused with the differences when it is a run of something else, when the approval is not the one that it
     was begun with; JournalInUse, JournalDamaged, HostBusy, HostError.
@@ -51,8 +51,6 @@ def resume(directory: Path, target: Target, options: Options) -> Run:
         journal.close()
         raise
     try:
-        if run_state.outcome == "done":
-            journal.append("reopened", why=options.again or "undo")
         how = {"digest": options.approve} if options.approve else {"guided": True}
         journal.append("resumed", who=who(target.host), **how)
     except BaseException:

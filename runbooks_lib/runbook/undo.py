@@ -106,6 +106,7 @@ def _undo_step(run: Run, step: Step, *, guided: bool) -> str:
     if mine.phase is Phase.UNDONE:
         return "undone before"
     if isinstance(step.undo, NoUndo):
+        _reopen(run)
         run.journal.append("undone", step.name, how=f"nothing to take back: {step.undo.reason}")
         return f"nothing to take back: {step.undo.reason}"
     if mine.jobs:
@@ -122,10 +123,12 @@ def _undo_step(run: Run, step: Step, *, guided: bool) -> str:
     if before.answer is Answer.NO:
         _refuse_passed(run, step)
     if before.answer is Answer.YES:
+        _reopen(run)
         run.journal.append("undone", step.name, how="it was so already", evidence=before.evidence)
         return f"undone: {before.evidence}"
     if guided:
         _ask(run, step, step.undo, mine.undo, before.evidence)
+    _reopen(run)
     run.journal.append("undoing", step.name)
     attempt = mine.attempts + 1
     for index, command in enumerate(mine.undo, 1):
@@ -140,6 +143,12 @@ def _undo_step(run: Run, step: Step, *, guided: bool) -> str:
         raise _failed(run, step, f"its commands ended well, but: {after.evidence}")
     run.journal.append("undone", step.name, how="changed back", evidence=after.evidence)
     return f"undone: {after.evidence}"
+
+
+def _reopen(run: Run) -> None:
+    """A run that is done stays so until something of it is taken back: an undo that is refused leaves it as it is."""
+    if run.state.outcome == "done":
+        run.journal.append("reopened", why="undo")
 
 
 def _refuse_passed(run: Run, step: Step) -> None:

@@ -16,7 +16,8 @@ from runbooks_lib.runbook.plan import Verdict
 from runbooks_lib.runbook.quoting import word
 from runbooks_lib.runbook.resume import Finished, carry_out, open_run, prove, resume
 from runbooks_lib.runbook.run import CannotTellNow, Refused, Run, Stopped, UndoWanted, target
-from runbooks_lib.runbook.step import Check, Command
+from runbooks_lib.runbook.step import Check, Command, Undo
+from runbooks_lib.runbook.undo import undo
 from runbooks_lib.training.practice_host import PracticeHost
 from tests.runbook.bench import Bench
 from tests.runbook.operators import Scripted
@@ -177,6 +178,27 @@ def test_undo_refuses_across_the_point_of_no_return(bench: Bench) -> None:
         bench.undo(runbook)
     assert "restore the backup" in str(refused.value)
     assert (bench.text("one"), bench.text("two")) == ("new", "new")
+
+
+@pytest.mark.parametrize("why", ["stop", "refused", "cannot tell"])
+def test_an_undo_that_takes_nothing_back_leaves_a_done_run_done(bench: Bench, why: str) -> None:
+    """Else a timer would do what somebody has thought of taking back, without being asked."""
+    last = replace(TWO, undo=NO_WAY_BACK, point_of_no_return=True) if why == "refused" else TWO
+    if why == "cannot tell":
+        assert isinstance(TWO.undo, Undo)
+        last = replace(TWO, undo=replace(TWO.undo, verify=Check("it is gone", lambda _: "exit 1")))
+    runbook = book(ONE, last)
+    carry_out(bench.approved(runbook))
+    aim = target(runbook, bench.host, bench.parameters)
+    directory = runs.directories(bench.runs)[0]
+    with pytest.raises(Refused if why == "refused" else Stopped):
+        undo(resume(directory, aim, bench.options("stop")), approve=None)
+    assert runs.state_of(directory).outcome == "done"
+    holder = lock.look(bench.host, bench.places)
+    assert holder is not None
+    assert holder.free
+    (bench.directory / "one").unlink()
+    assert isinstance(open_run(aim, bench.options(approve=runs.state_of(directory).digest)), Finished)
 
 
 def test_a_point_of_no_return_inside_a_step_is_asked_of_the_host(bench: Bench) -> None:
