@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -109,6 +109,7 @@ class Run:
     def __init__(self, target: Target, options: Options, journal: Journal, lock: locks.Lock) -> None:
         self.target, self.options, self.journal, self.lock = target, options, journal, lock
         self.guided = options.approve is None
+        self._proven: set[str] = set()  # steps that the host has said are so, to this process
 
     @property
     def name(self) -> str:
@@ -141,6 +142,7 @@ class Run:
         for need in step.needs:
             if state.step(need).phase is not Phase.DONE:
                 raise self.stop(step, f"it needs `{need}`, which is {state.step(need).phase}", "stopped")
+        self.prove(step.needs)
         if mine.phase is Phase.DONE:
             proven = self._prove(step, mine)
             if proven is not None:
@@ -168,12 +170,31 @@ class Run:
         outputs = {name: self.state.step(name).outputs for name in step.needs}
         return Known(self.target.parameters, mine.before, outputs)
 
+    def prove(self, names: Sequence[str]) -> None:
+        """Ask the host about those of these steps that the journal calls done and this process has not seen to be so.
+
+        Raises Stopped when one is so no more, or cannot be told.
+        """
+        for name in names:
+            step, mine = self.target.runbook.step(name), self.state.step(name)
+            if mine.phase is not Phase.DONE or name in self._proven:
+                continue
+            observed = self._ask_again(step, mine)
+            if observed.answer is Answer.NO:
+                raise self.stop(step, f"it was done, and is so no more: {observed.evidence}", "stopped")
+
     def _prove(self, step: Step, mine: StepState) -> str | None:
+        observed = self._ask_again(step, mine)
+        return f"done before, and proven again: {observed.evidence}" if observed.answer is Answer.YES else None
+
+    def _ask_again(self, step: Step, mine: StepState) -> Observation:
         observed = ask(self.host, step.verify, self.known(step, mine))
         self.note(step, observed)
         if observed.answer is Answer.CANNOT_TELL:
             raise self._cannot_tell(step, observed)
-        return f"done before, and proven again: {observed.evidence}" if observed.answer is Answer.YES else None
+        if observed.answer is Answer.YES:
+            self._proven.add(step.name)
+        return observed
 
     def _do(self, step: Step, mine: StepState) -> str:
         begun = mine.phase is Phase.BEGUN
@@ -208,6 +229,7 @@ class Run:
         if masked(record) != record:
             raise self.stop(step, "what would have to be recorded for a later proof holds a secret", "stopped")
         self.journal.append("done", step.name, how="already so", evidence=part.because, **record)
+        self._proven.add(step.name)
 
     def _write_before(self, step: Step, part: StepPlan) -> None:
         record = {
@@ -289,6 +311,7 @@ class Run:
                 "failed",
             )
         self.journal.append("done", step.name, how="changed", evidence=observed.evidence, outputs=mine.outputs)
+        self._proven.add(step.name)
         return f"done: {observed.evidence}"
 
     # -- asking --------------------------------------------------------------------------------------------------------

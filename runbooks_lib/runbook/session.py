@@ -108,13 +108,18 @@ class Session:
         return None
 
     def finish(self) -> None:
-        """Every step is done: say so in the journal, give the host back, gather the evidence."""
+        """Every step is done, and the host says so: say so in the journal, give the host back, gather the evidence.
+
+        Raises Stopped, or Refused of a run that was done before, when a step is so no more.
+        """
         if self.plan_only or self._aim is None:
             return self._say(f"{PLAN_ONLY}.")
         run = self._running()
         if run is None:
             found = self._open()
             if isinstance(found, Finished):
+                with self._interruptible():
+                    prove(found, self._aim)
                 return self._say(f"Done in {found.directory.name}.")
             run = found
         undone = [step.name for step in self._aim.runbook.steps if not run.state.step(step.name).settled]
@@ -125,6 +130,12 @@ class Session:
                 true_now=words.state_text(self._aim.runbook, run.state),
                 next="run their cells",
             )
+        try:
+            with self._interruptible():
+                run.prove([step.name for step in self._aim.runbook.steps])
+        except RunbookError:
+            self._let_go(run)
+            raise
         run.finish("done")
         with self._interruptible("the run is done, and recorded as done; what is missing is a part of its evidence"):
             self._let_go(run)

@@ -14,8 +14,10 @@ import pytest
 from runbooks_lib.errors import RunbookError, UsageError
 from runbooks_lib.hosts.ssh import SshHost
 from runbooks_lib.runbook import journal, runs
+from runbooks_lib.runbook import session as session_module
 from runbooks_lib.runbook.places import Places
-from runbooks_lib.runbook.run import Options, Refused, Stopped
+from runbooks_lib.runbook.resume import open_run
+from runbooks_lib.runbook.run import Options, Refused, Run, Stopped, target
 from runbooks_lib.runbook.session import Session, session_on
 from runbooks_lib.runbook.step import Check, Runbook
 from runbooks_lib.training.practice_host import PracticeHost
@@ -57,6 +59,44 @@ def test_finish_before_the_last_step_is_refused(bench: Bench) -> None:
         work.finish()
     with pytest.raises(Stopped):
         work.step("two")
+
+
+def test_what_another_kernel_has_done_is_proven_before_the_end(bench: Bench) -> None:
+    """The kernel was started anew, the first cell was left out, and its step is so no more."""
+    work = session(bench, "one")
+    work.step("one")
+    session_module._let_go_of_all()  # the kernel ends
+    session_module._held.clear()
+    (bench.directory / "one").unlink()
+    later = session(bench, "two")
+    later.step("two")
+    with pytest.raises(Stopped, match="stopped at `one`: it was done, and is so no more"):
+        later.finish()
+    assert runs.state_of(runs.directories(bench.runs)[0]).outcome == "open"
+    mended = session(bench, "one")
+    mended.step("one")
+    mended.finish()
+    assert runs.state_of(runs.directories(bench.runs)[0]).outcome == "done"
+    (bench.directory / "two").unlink()
+    with pytest.raises(Refused, match="`two` was done at .*, and is so no more"):
+        session(bench).finish()
+
+
+def test_what_a_step_needs_is_proven_before_it(bench: Bench) -> None:
+    steps = (BOOK.steps[0], replace(BOOK.steps[1], needs=("one",)))
+    needy = replace(BOOK, steps=steps)
+    aim = target(needy, bench.host, bench.parameters)
+    first = open_run(aim, bench.options("one"))
+    assert isinstance(first, Run)
+    first.do(steps[0])
+    first.close()
+    (bench.directory / "one").unlink()
+    again = open_run(aim, bench.options("two"))
+    assert isinstance(again, Run)
+    with pytest.raises(Stopped, match="stopped at `one`: it was done, and is so no more"):
+        again.do(steps[1])
+    again.close()
+    assert bench.text("two") is None
 
 
 def test_again_runs_done_work_once_more_with_its_reason(bench: Bench) -> None:
