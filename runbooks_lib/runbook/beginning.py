@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
 
 from runbooks_lib.errors import RunbookError
 from runbooks_lib.runbook import lock as locks
 from runbooks_lib.runbook import runs, words
-from runbooks_lib.runbook.journal import Journal
+from runbooks_lib.runbook.journal import Journal, nobody_holds
 from runbooks_lib.runbook.operator import who
 from runbooks_lib.runbook.plan import Plan, differences
 from runbooks_lib.runbook.run import Options, Refused, Run, Target
@@ -34,6 +36,7 @@ def begin(target: Target, options: Options, plan: Plan) -> Run:
             next="read the plan, and approve its digest if it is what you want",
         )
     journal = Journal.create(options.runs / runs.new_name(target.runbook.name, target.host.name))
+    asked = False
     try:
         operator = who(target.host)
         journal.append(
@@ -54,8 +57,12 @@ def begin(target: Target, options: Options, plan: Plan) -> Run:
         )
         how = {"digest": options.approve} if options.approve else {"digest": plan.digest, "guided": True}
         journal.append("approval", by=operator["user"], **how)
+        asked = True
         lock = take_lock(target, options, journal)
-    except BaseException:
+    except BaseException as error:
+        if asked and not isinstance(error, locks.HostBusy):
+            with suppress(RunbookError):
+                _give_back(target, options, journal.path.parent.name)
         with suppress(RunbookError):
             journal.append("finished", outcome="not begun")
         journal.close()
@@ -76,9 +83,16 @@ def begin(target: Target, options: Options, plan: Plan) -> Run:
     except BaseException:
         with suppress(RunbookError):
             run.finish("not begun")
-            run.let_go()
+        run.let_go()
         raise
     return run
+
+
+def _give_back(target: Target, options: Options, run: str) -> None:
+    """The lock may have been taken although no answer came: the connection was cut, or Ctrl-C was faster."""
+    found = locks.look(target.host, options.places)
+    if found is not None and found.run == run and not found.free:
+        locks.release(target.host, locks.Lock(found.token, options.places))
 
 
 def _other_plan(options: Options, plan: Plan) -> str:
@@ -90,10 +104,30 @@ def _other_plan(options: Options, plan: Plan) -> str:
     return f"nothing was run; what differs from the approved plan:\n{found}\nthe digest now: {plan.digest}"
 
 
+@contextmanager
+def _dead(options: Options, name: str) -> Iterator[bool]:
+    """Whether the run of this name is one of this machine that left nothing half done and that no process holds: it
+    ended without an answer to its giving the host back. Nobody carries on with it as long as the block runs."""
+    directory = next((each for each in runs.directories(options.runs) if each.name == name), None)
+    if directory is None:
+        yield False
+        return
+    with nobody_holds(directory) as free:
+        try:
+            dead = free and not runs.state_of(directory).half_done
+        except RunbookError:
+            dead = False
+        yield dead
+
+
 def take_lock(target: Target, options: Options, journal: Journal) -> locks.Lock:
-    """The host's lock for a journal's run, recorded. Raises HostBusy, HostError, RunbookError."""
+    """The host's lock for a journal's run, recorded. One that a dead run of this machine has left is taken again.
+
+    Raises HostBusy, HostError, RunbookError.
+    """
     operator = who(target.host)
-    lock = locks.acquire(
+    acquire = partial(
+        locks.acquire,
         target.host,
         options.places,
         who=f"{operator['user']}@{operator['machine']}",
@@ -101,5 +135,12 @@ def take_lock(target: Target, options: Options, journal: Journal) -> locks.Lock:
         runbook=target.runbook.name,
         take_over=options.take_over,
     )
+    try:
+        lock = acquire()
+    except locks.HostBusy as busy:
+        with _dead(options, busy.holder.run) as dead:
+            if not dead:
+                raise
+            lock = acquire(dead=busy.holder.token)
     journal.append("locked", taken_over=lock.taken_over.words if lock.taken_over else "")
     return lock

@@ -165,17 +165,19 @@ def acquire(
     run: str,
     runbook: str,
     take_over: str | None = None,
+    dead: str = "",
     lease_seconds: int = LEASE_SECONDS,
 ) -> Lock:
     """Take the host's lock for a run.
 
-    A lock of the same run is taken again: its journal is locked by this process, so its holder is dead. A stale one is
-    taken over when `take_over` is its holder's name. Raises HostBusy, LockUnreadable, HostError.
+    A lock of the same run is taken again: its journal is locked by this process, so its holder is dead. So is one whose
+    token is `dead`. A stale one is taken over when `take_over` is its holder's name. Raises HostBusy, LockUnreadable,
+    HostError.
     """
     found = look(host, places)
     expected = "none"
     if found is not None and not found.free:
-        if found.run != run and not (found.stale and take_over == found.who):
+        if found.run != run and found.token != dead and not (found.stale and take_over == found.who):
             raise HostBusy(host.name, found)
         expected = found.token
     token = secrets.token_hex(16)

@@ -383,11 +383,23 @@ class Run:
         """`close` without its evidence."""
         try:
             if not self.state.half_done:
-                with suppress(RunbookError):
-                    given_back = locks.release(self.host, self.lock)
-                    self.journal.append("unlocked", given_back=given_back)
+                self._give_back()
         finally:
             self.journal.close()
+
+    def _give_back(self) -> None:
+        try:
+            given_back = locks.release(self.host, self.lock)
+        except RunbookError as error:
+            self.options.operator.say(
+                f"{self.host.name} could not be given back: {error}\n"
+                "The next run from this machine takes it again; for others the lock ends an hour after its last sign."
+            )
+            with suppress(RunbookError):
+                self.journal.append("not unlocked", why=str(error))
+            return
+        with suppress(RunbookError):
+            self.journal.append("unlocked", given_back=given_back)
 
     def interrupted(self, step: Step | None) -> Stopped:
         """Ctrl-C, or the notebook's stop button: what is done, what is running, how to go on."""

@@ -68,6 +68,8 @@ def _line(entry: Entry) -> Line:
                 what, kind = f"{what}, taken over from {data['taken_over']}", "person"
         case "unlocked":
             what = "the host is given back" if data["given_back"] else "the host was no longer held by this run"
+        case "not unlocked":
+            what, detail, kind, bad = "the host could not be given back", data["why"], "why", True
         case "before":
             what, detail = "recorded: what was there, and its undo", "\n".join(each["text"] for each in data["undo"])
         case "change":

@@ -7,11 +7,15 @@ import os
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from runbooks_lib.errors import UsageError
+from runbooks_lib.hosts.host import HostUnreachable, Result, Script
+from runbooks_lib.hosts.ssh import SshHost
 from runbooks_lib.runbook import journal, lock, runs, story
+from runbooks_lib.runbook.beginning import begin
 from runbooks_lib.runbook.plan import Verdict
 from runbooks_lib.runbook.quoting import word
 from runbooks_lib.runbook.resume import Finished, carry_out, open_run, prove, resume
@@ -313,6 +317,83 @@ def test_a_beginning_that_is_interrupted_leaves_no_lock(bench: Bench) -> None:
     assert runs.state_of(runs.directories(bench.runs)[0]).outcome == "not begun"
     carry_out(bench.approved(book(ONE)))
     assert bench.text("one") == "new"
+
+
+class Cut:
+    """A host whose answer to one script is lost: `error` comes instead, when the script has run."""
+
+    def __init__(self, host: SshHost, script: str, error: BaseException, *, lost: bool) -> None:
+        self.host, self.script, self.error, self.lost, self.name = host, script, error, lost, host.name
+        self.cut = False
+
+    def run(self, script: Script, **how: Any) -> Result:
+        if self.cut and self.lost:
+            raise HostUnreachable(self.name, "the connection died")
+        came = self.host.run(script, **how)
+        if script.name == self.script and not self.cut:
+            self.cut = True
+            raise self.error
+        return came
+
+    def close(self) -> None:
+        self.host.close()
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_lock_that_was_taken_without_an_answer_bars_nobody(bench: Bench, lost: bool) -> None:
+    """Ctrl-C while the answer was on its way; or the connection is gone for good, and the next run finds the lock."""
+    error: BaseException = HostUnreachable("host", "the connection died") if lost else KeyboardInterrupt()
+    aim = target(book(ONE), bench.host, bench.parameters)
+    approve = aim.plan().digest
+    with pytest.raises(type(error)):
+        open_run(replace(aim, host=Cut(bench.host, "lock: acquire", error, lost=lost)), bench.options(approve=approve))
+    assert runs.state_of(runs.directories(bench.runs)[0]).outcome == "not begun"
+    holder = lock.look(bench.host, bench.places)
+    assert holder is not None
+    assert holder.free is not lost
+    carry_out(bench.approved(book(ONE)))
+    assert bench.text("one") == "new"
+
+
+def test_a_host_that_could_not_be_given_back_is_told_and_taken_again(bench: Bench, tmp_path: Path) -> None:
+    aim = target(book(ONE), bench.host, bench.parameters)
+    cut = Cut(bench.host, "checked", HostUnreachable("host", "the connection died"), lost=True)
+    run = open_run(replace(aim, host=cut), bench.options(approve=aim.plan().digest))
+    assert isinstance(run, Run)
+    run.do(ONE)
+    run.finish("done")
+    cut.cut = True
+    run.close()
+    assert "could not be given back" in run.options.operator.text  # type: ignore[attr-defined]
+    told = story.text(run.state, journal.read(run.journal.path).entries)
+    assert "✗ the host could not be given back: " in told
+    other = target(book(TWO), bench.host, bench.parameters)
+    with pytest.raises(lock.HostBusy):
+        open_run(other, bench.options(approve=other.plan().digest, runs=tmp_path / "other-machine"))
+    second = bench.approved(book(TWO), text="other")
+    assert f"taken over from {getpass.getuser()}" in story.text(second.state, second.journal.entries)
+    carry_out(second)
+    assert bench.text("two") == "other"
+
+
+@pytest.mark.parametrize("why", ["half done", "held by a process", "damaged"])
+def test_a_lock_whose_run_may_go_on_is_not_taken(bench: Bench, why: str) -> None:
+    broken = replace(ONE, commands=lambda _: [Command("exit 7", "nothing")])
+    run = bench.approved(book(broken if why == "half done" else ONE))
+    if why == "half done":
+        with pytest.raises(Stopped):
+            carry_out(run)
+    elif why == "damaged":
+        run.journal.close()
+        run.journal.path.write_bytes(run.journal.path.read_bytes().replace(b"locked", b"lockeD"))
+    other = target(book(TWO), bench.host, bench.parameters)
+    with pytest.raises(lock.HostBusy):
+        begin(other, bench.options(approve=other.plan().digest), other.plan())
+    holder = lock.look(bench.host, bench.places)
+    assert holder is not None
+    assert (holder.run, holder.free) == (run.name, False)
+    if why == "held by a process":
+        run.close()
 
 
 def test_the_same_run_in_a_second_process_is_refused(bench: Bench) -> None:
