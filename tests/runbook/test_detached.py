@@ -206,7 +206,7 @@ def late(monkeypatch: pytest.MonkeyPatch, quick_path: Path, marked: str) -> Path
     """A host so slow that a job begins only when this file is there, long after its start was given up."""
     go = quick_path / "go"
     text = job._START.replace("[ -d /run/systemd/system ]", "false").replace("-lt 50", "-lt 1")
-    wait = f"while [ -d {quick_path} ] && [ ! -e {go} ]; do sleep 0.05; done; exec /bin/sh \"$@\""
+    wait = f'while [ -d {quick_path} ] && [ ! -e {go} ]; do sleep 0.05; done; exec /bin/sh "$@"'
     text = text.replace("setsid /bin/sh", f"{marked} setsid /bin/sh -c '{wait}' sh")
     monkeypatch.setattr(job, "_START", text)
     return go
@@ -214,7 +214,7 @@ def late(monkeypatch: pytest.MonkeyPatch, quick_path: Path, marked: str) -> Path
 
 def test_a_job_that_did_not_start_in_time_never_begins(bench: Bench, marked: str, late: Path) -> None:
     runbook = book(slow(marked, 0.1))
-    with pytest.raises(Stopped, match="a command not begun: .*did not start within 5 s"):
+    with pytest.raises(Stopped, match=r"a command not begun: .*did not start within 5 s"):
         carry_out(bench.approved(runbook))
     wait_for(marked, 1)
     late.touch()

@@ -78,7 +78,7 @@ def test_what_another_kernel_has_done_is_proven_before_the_end(bench: Bench) -> 
     mended.finish()
     assert runs.state_of(runs.directories(bench.runs)[0]).outcome == "done"
     (bench.directory / "two").unlink()
-    with pytest.raises(Refused, match="`two` was done at .*, and is so no more"):
+    with pytest.raises(Refused, match=r"`two` was done at .*, and is so no more"):
         session(bench).finish()
 
 

@@ -224,7 +224,11 @@ REMOVE = Step(
     reads=(_READ,),
     prechecks=(_MAY, Check("each file has its copy", _copied, root=True, deadline_seconds=900)),
     commands=lambda known: [
-        Command(f"{only('held_open')}{_IS}{_REMOVE}{_each(known, 'remove')}", f"{_count(known)}, on the full filesystem", root=True)
+        Command(
+            f"{only('held_open')}{_IS}{_REMOVE}{_each(known, 'remove')}",
+            f"{_count(known)}, on the full filesystem",
+            root=True,
+        )
     ],
     verify=patient("each is only in its new place", _removed),
     undo=Undo(

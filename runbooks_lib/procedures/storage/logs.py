@@ -201,8 +201,8 @@ yes "$f takes $used bytes, and $a holds the first $n of its $size"
 
 
 def _write_back(known: Known) -> list[Command]:
-    # A log keeps its inode when it is emptied (logrotate's copytruncate): what was written since must stay. An undo that
-    # was cut leaves the first lines, and zeros behind them.
+    # A log keeps its inode when it is emptied (logrotate's copytruncate): what was written since must stay. An undo
+    # that was cut leaves the first lines, and zeros behind them.
     text = (
         _place(known)
         + """is_it && whole || { echo "$f or $a is not what it was" >&2; exit 1; }

@@ -205,7 +205,7 @@ def test_lines_that_were_given_back_are_not_archived_again_as_zeros(
         held = part.read_bytes()
         again = open_run(aim, replace(options, approve=run.state.digest))
         assert isinstance(again, Run)
-        with pytest.raises(Stopped, match="the lines are not in .* any more"):
+        with pytest.raises(Stopped, match=r"the lines are not in .* any more"):
             carry_out(again)
         assert part.read_bytes() == held
         assert list(store.iterdir()) == [part]
@@ -331,7 +331,7 @@ def test_a_file_that_is_written_while_it_is_compared_stays(disk: LoopDisk, tmp_p
         plan = plan_of(HOST, "move-files", {"mountpoint": str(at), "files": [str(at / "file")], "store": str(store)})
         copy, remove = (step.commands[0].text for step in plan.steps)
         assert HOST.run(Script(copy, root=True)).ok
-        compare = f"cmp() {{ command cmp \"$@\" && printf y | dd of={at}/file conv=notrunc 2>/dev/null; }}\n"
+        compare = f'cmp() {{ command cmp "$@" && printf y | dd of={at}/file conv=notrunc 2>/dev/null; }}\n'
         said = HOST.run(Script(compare + remove, root=True))
         assert "file is in use: it stays" in said.stderr.decode()
         assert (at / "file").read_bytes()[:2] == b"yx"

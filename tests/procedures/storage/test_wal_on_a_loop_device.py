@@ -118,7 +118,7 @@ def test_nothing_under_pg_wal_can_be_named(server: Cluster, tmp_path: Path) -> N
     assert "database directory" in plan_of(HOST, "archive-log", one).steps[0].because
 
 
-def test_a_postmaster_pid_that_was_left_behind_leads_to_no_other_server(server: Cluster, tmp_path: Path) -> None:
+def test_a_postmaster_pid_that_was_left_behind_leads_to_no_other_server(server: Cluster) -> None:
     """Another server has the port by now; its slot of the same name is not the one that is meant."""
     server.sql("select pg_create_physical_replication_slot('gone', true)")
     server.write_wal(4)
