@@ -62,11 +62,20 @@ def ways(seen: Seen, want_bytes: int) -> Iterator[Way]:  # noqa: ARG001 - what i
         )
 
 
-# Bytes of deleted files on this filesystem that processes of the unit hold open, each file once.
-_HELD = """holding() {
-  d=$(stat -c %d -- "$m")
-  for process in $(cat "/sys/fs/cgroup$(systemctl show -p ControlGroup --value -- "$u")/cgroup.procs"); do
-    for fd in /proc/"$process"/fd/*; do
+# Bytes of deleted files on this filesystem that processes of the unit hold open, each file once; status 1 when no
+# process of it is found. A process names its group in any version of cgroups, and may be in one below the unit's.
+_HELD = """members() {
+  for each in /proc/[0-9]*; do
+    while IFS=: read -r _ _ path; do
+      case $path in "$group" | "$group"/*) printf '%s\\n' "$each"; break ;; esac
+    done <"$each/cgroup"
+  done 2>/dev/null
+}
+holding() {
+  group=$(systemctl show -p ControlGroup --value -- "$u") && [ -n "${group#/}" ] || return 1
+  d=$(stat -c %d -- "$m") && processes=$(members) && [ -n "$processes" ] || return 1
+  for process in $processes; do
+    for fd in "$process"/fd/*; do
       said=$(stat -L -c '%d %h %i %b %F' -- "$fd" 2>/dev/null) || continue
       case $said in "$d 0 "*' regular file' | "$d 0 "*' regular empty file') printf '%s\\n' "$said" ;; esac
     done

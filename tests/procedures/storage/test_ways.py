@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,10 +17,14 @@ from runbooks_lib.facts.deleted_files import DeletedFiles, Holder
 from runbooks_lib.facts.fact import Fact, State, available
 from runbooks_lib.facts.filesystems import Usage
 from runbooks_lib.facts.postgres import Archiver, Slot
+from runbooks_lib.hosts.local import LocalHost
+from runbooks_lib.procedures.storage import deleted as deleted_ways
 from runbooks_lib.procedures.storage import seen as seeing
 from runbooks_lib.procedures.storage import shell, survey
 from runbooks_lib.procedures.storage.seen import Disk, JournalFile, Log, Seen, Volume
 from runbooks_lib.procedures.storage.way import NEVER, Safety, Way
+from runbooks_lib.runbook.check import Answer, ask
+from runbooks_lib.runbook.step import Check, Known
 from tests.procedures.storage.hosts import GIB, MIB, deleted, filesystem, lvm, seen, server, thin
 
 
@@ -164,6 +170,34 @@ def test_a_short_child_that_has_ended_since_holds_nothing() -> None:
     assert ways(seen(**about, gone=frozenset({8})))["reload-service:app.service"].offered
     assert "several services" in ways(seen(**about))["reload-service:app.service"].refused
     assert not [name for name in ways(seen(**about, gone=frozenset({7, 8}))) if name.startswith("reload")]
+
+
+@pytest.mark.parametrize(
+    ("groups", "answer"),
+    [
+        ("0::/system.slice/app.service\n", Answer.NO),
+        ("3:cpu,cpuacct:/\n1:name=systemd:/system.slice/app.service\n0::/\n", Answer.NO),
+        ("0::/system.slice/app.service/worker: 1\n", Answer.NO),
+        ("0::/system.slice/app.service2\n0::/app.service\n", Answer.CANNOT_TELL),
+    ],
+)
+def test_what_a_service_holds_is_found_in_every_version_of_cgroups(tmp_path: Path, groups: str, answer: Answer) -> None:
+    """A process as `/proc` shows it, with a deleted file of ours; where none is found, nothing is said of the unit."""
+    process = tmp_path / "proc/7"
+    (process / "fd").mkdir(parents=True)
+    (process / "cgroup").write_text(groups)
+    systemctl = 'systemctl() { case $* in "show -p ControlGroup"*) echo /system.slice/app.service;; esac; }\n'
+    mountpoint = next(str(each) for each in tmp_path.parents if each.is_mount())
+    closed = deleted_ways.RELOAD.verify.script(Known({"mountpoint": mountpoint, "unit": "app.service"}))
+    with (tmp_path / "old.log").open("wb") as file:
+        file.write(b"x" * 2 * MIB)
+        file.flush()
+        (tmp_path / "old.log").unlink()
+        (process / "fd/3").symlink_to(f"/proc/{os.getpid()}/fd/{file.fileno()}")
+        script = systemctl + closed.replace("/proc/", f"{tmp_path}/proc/")
+        seen = ask(LocalHost(), Check("it is closed", lambda _: script), Known({}))
+    assert seen.answer is answer, seen
+    assert "app.service" in seen.evidence
 
 
 def test_a_slot_is_offered_when_it_is_inactive_and_alone() -> None:
