@@ -92,8 +92,11 @@ def change(host: Host, command: Command, lock: Lock, *, run: str, change: str, d
     try:
         result = host.run(script, input=secret, deadline_seconds=deadline_seconds, output_limit_bytes=_OUTPUT_BYTES)
     except (DeadlineExceeded, OutputLimitExceeded) as error:
-        known = {True: Became.CUT, None: Became.NOT_BEGUN, False: Became.UNKNOWN}[error.group_gone]
-        return Changed(known, None, "", str(error))
+        if error.group_gone:
+            return Changed(Became.CUT, None, "", str(error))
+        # A shell that has the text may begin with it yet: only where none was reached is it known that it never will.
+        reached = not isinstance(error, DeadlineExceeded) or error.phase == "command" or error.group_gone is False
+        return Changed(Became.UNKNOWN if reached else Became.NOT_BEGUN, None, "", str(error))
     except HostError as error:
         return Changed(Became.UNKNOWN, None, "", str(error))
     output = bounded("\n".join(text_of(each).strip("\n") for each in (result.stdout, result.stderr) if each))

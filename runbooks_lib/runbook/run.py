@@ -197,7 +197,7 @@ class Run:
         return observed
 
     def _do(self, step: Step, mine: StepState) -> str:
-        begun = mine.phase is Phase.BEGUN
+        begun = mine.phase is Phase.BEGUN and mine.changed  # what never began is planned anew, with its prechecks
         outputs = {name: self.state.step(name).outputs for name in step.needs}
         part = plan_step(
             step, self.host, self.target.parameters, outputs, before=mine.before if begun else None, begun=begun

@@ -29,14 +29,15 @@ class Phase(StrEnum):
 @dataclass(frozen=True)
 class StepState:
     """One step's part of a run. `open_changes` were announced, and nothing says yet what became of them; `jobs` are
-    those that run detached, `as_root` those whose record on the host is root's. `evidence` is what was seen when it was
-    done, or undone."""
+    those that run detached, `as_root` those whose record on the host is root's. `changed`: a change of it has begun, or
+    may have; `proven_begun`: one has. `evidence` is what was seen when it was done, or undone."""
 
     phase: Phase = Phase.UNTOUCHED
     before: Mapping[str, Any] = field(default_factory=dict)
     outputs: Mapping[str, Any] = field(default_factory=dict)
     undo: tuple[Command, ...] = ()
     changed: bool = False
+    proven_begun: bool = False
     attempts: int = 0
     open_changes: tuple[str, ...] = ()
     jobs: tuple[str, ...] = ()
@@ -76,8 +77,12 @@ class RunState:
 
     @property
     def half_done(self) -> tuple[str, ...]:
-        """Steps that have begun and are neither done nor undone."""
-        return tuple(name for name, step in self.steps.items() if step.phase in (Phase.BEGUN, Phase.UNDOING))
+        """Steps that have changed something, or may have, and are neither done nor undone."""
+        return tuple(
+            name
+            for name, step in self.steps.items()
+            if step.phase is Phase.UNDOING or (step.phase is Phase.BEGUN and step.changed)
+        )
 
     @property
     def changed(self) -> bool:
@@ -154,7 +159,9 @@ def _step_after(step: StepState, entry: Entry) -> StepState:
                 as_root=step.as_root | {data["change"]} if data["root"] else step.as_root,
             )
         case "changed":
-            return replace(step, open_changes=tuple(each for each in step.open_changes if each != data["change"]))
+            still_open = tuple(each for each in step.open_changes if each != data["change"])
+            begun = step.proven_begun or data["became"] != "not begun"
+            return replace(step, open_changes=still_open, proven_begun=begun, changed=begun or bool(still_open))
         case "again":
             # What never changed anything goes by what is read anew, not by what was read when it was so already.
             return replace(step, phase=Phase.BEGUN if step.changed else Phase.UNTOUCHED)

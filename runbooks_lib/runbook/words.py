@@ -83,7 +83,7 @@ def state_text(runbook: Runbook | None, state: RunState) -> str:
     lines = [f"{state.run}: {state.outcome}"]
     for name in names:
         step = state.step(name)
-        phase = "half done: the host must be asked" if step.phase is Phase.BEGUN else str(step.phase)
+        phase = "half done: the host must be asked" if step.phase is Phase.BEGUN and step.changed else str(step.phase)
         lines.append(f"  {name:<{width}}  {phase}" + (f" ({step.note.splitlines()[0]})" if step.note else ""))
     return "\n".join(lines)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from runbooks_lib.hosts.host import Host, Result
+from runbooks_lib.hosts.host import DeadlineExceeded, Host, Result
 from runbooks_lib.hosts.local import LocalHost
 from runbooks_lib.runbook import lock
 from runbooks_lib.runbook.change import Became, change, settle
@@ -140,6 +140,20 @@ def test_a_change_that_was_announced_and_never_came_can_never_come(
     late = change(here, Command(f"touch {tmp_path}/x", "x"), held, run="run", change="a.1.1", deadline_seconds=5)
     assert late.became is Became.NOT_BEGUN
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(("phase", "became"), [("connect", Became.NOT_BEGUN), ("command", Became.UNKNOWN)])
+def test_a_shell_that_was_fed_in_vain_may_begin_yet(
+    here: LocalHost, places: Places, monkeypatch: pytest.MonkeyPatch, phase: str, became: Became
+) -> None:
+    held = take(here, places, "run")
+
+    def late(*_: object, **__: object) -> Result:
+        raise DeadlineExceeded("here", "no answer", phase=phase)
+
+    monkeypatch.setattr(here, "run", late)
+    came = change(here, Command("true", "x"), held, run="run", change="a.1.1", deadline_seconds=5)
+    assert came.became is became
 
 
 def test_records_in_a_directory_of_somebody_else_are_refused(here: LocalHost, places: Places, tmp_path: Path) -> None:

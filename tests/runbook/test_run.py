@@ -355,6 +355,41 @@ def test_a_lock_that_was_taken_without_an_answer_bars_nobody(bench: Bench, lost:
     assert bench.text("one") == "new"
 
 
+def test_what_never_began_is_planned_anew_with_its_prechecks(bench: Bench) -> None:
+    """The change was announced, and Ctrl-C came before it was sent."""
+
+    class Unsent(Cut):
+        def run(self, script: Script, **how: Any) -> Result:
+            if script.name == self.script:
+                raise KeyboardInterrupt
+            return super().run(script, **how)
+
+    shut = bench.directory / "shut"
+    may = Check("it may", lambda _: f"[ -e {shut} ] && no 'not any more'; yes 'it may'")
+    runbook = book(replace(ONE, prechecks=(may,)))
+    aim = target(runbook, bench.host, bench.parameters)
+    cut = Unsent(bench.host, "change one.1.1", KeyboardInterrupt(), lost=False)
+    run = open_run(replace(aim, host=cut), bench.options(approve=aim.plan().digest))
+    assert isinstance(run, Run)
+    with pytest.raises(Stopped, match="interrupted"):
+        carry_out(run)
+    directory = runs.directories(bench.runs)[0]
+    state = runs.state_of(directory)
+    assert (state.outcome, state.half_done, state.changed) == ("open", (), False)
+    holder = lock.look(bench.host, bench.places)
+    assert holder is not None
+    assert holder.free, "nothing is half done"
+    shut.touch()
+    with pytest.raises(Stopped, match="blocked: it may\\? no: not any more"):
+        carry_out(resume(directory, aim, bench.options(approve=state.digest)))
+    assert bench.text("one") is None
+    shut.unlink()
+    carry_out(resume(directory, aim, bench.options(approve=state.digest)))
+    assert bench.text("one") == "new"
+    bench.undo(runbook)
+    assert bench.text("one") is None
+
+
 def test_a_host_that_could_not_be_given_back_is_told_and_taken_again(bench: Bench, tmp_path: Path) -> None:
     aim = target(book(ONE), bench.host, bench.parameters)
     cut = Cut(bench.host, "checked", HostUnreachable("host", "the connection died"), lost=True)
