@@ -247,8 +247,8 @@ def _refuses(parameters: Mapping[str, Any]) -> str:
     if len(set(files)) != len(files):
         return "files names one of them twice"
     for each in (*files, parameters["store"]):
-        if not absolute(each) or str(each).endswith("/"):
-            return f"{each!r} is not the absolute path of a file; patterns and directories are not taken"
+        if not absolute(each):
+            return f"{each!r} is not the absolute path of a file, without // or /./; patterns and directories are not taken"
     return filesystem.refuses(parameters)
 
 

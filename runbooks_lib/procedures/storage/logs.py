@@ -267,7 +267,7 @@ GIVE_BACK = Step(
 def _refuses(parameters: Mapping[str, Any]) -> str:
     for name in ("file", "store"):
         if not absolute(parameters[name]):
-            return f"{name} must be an absolute path"
+            return f"{name} must be an absolute path, without //, /./, /../ or a / at its end"
     if int(parameters["length"]) < 1:
         return "length must be at least 1"
     return filesystem.refuses(parameters)

@@ -83,6 +83,7 @@ def _pure(known: Known) -> str:
     return (
         on_mount(known)
         + """case $type in ext2|ext3|ext4) ;; *) no "a $type keeps no blocks for root";; esac
+[ "$(readlink -f -- "$m")" = "$m" ] || no "$m is another name of $(readlink -f -- "$m"): give that"
 root=$(getent passwd root | cut -d: -f6)
 case $root/ in "$m"/*) no "root's home lies on it";; esac
 [ ! -e "$m/etc/passwd" ] || no "it holds a system"

@@ -113,7 +113,7 @@ def release(*needs: str) -> Step:
 def refuses(parameters: Mapping[str, Any]) -> str:
     """Why these parameters make no sense; empty when they do."""
     if not absolute(parameters["data_directory"]):
-        return "data_directory must be an absolute path"
+        return "data_directory must be an absolute path, without //, /./, /../ or a / at its end"
     return filesystem.refuses(parameters)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from importlib.resources import files
 
@@ -96,5 +97,8 @@ def store_removed(known: Known) -> str:
 
 
 def absolute(path: object) -> bool:
-    """Whether a parameter is an absolute path of one line."""
-    return str(path).startswith("/") and "\0" not in str(path)
+    """Whether a parameter is an absolute path as the kernel writes it: `/var/`, `//var` and `/var/./log` would get past
+    what is refused by name, and a shell's `$(…)` drops a line end at the end."""
+    text = str(path)
+    plain = posixpath.normpath(text) == text and not text.startswith("//") and not text.endswith("\n")
+    return text.startswith("/") and plain and "\0" not in text

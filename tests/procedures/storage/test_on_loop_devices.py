@@ -107,6 +107,14 @@ def test_the_reserve_of_a_full_data_volume_is_lowered_and_raised_again(
         assert "lower-reserve" in ways_by_name(HOST, str(at))
 
 
+def test_a_link_to_a_mount_point_is_not_taken_for_it(disk: LoopDisk, tmp_path: Path) -> None:
+    """What is refused by name could be reached through a link."""
+    with mounted(disk.device, "ext4", tmp_path / "at") as at:
+        (tmp_path / "link").symlink_to(at)
+        plan = plan_of(HOST, "lower-reserve", {"mountpoint": str(tmp_path / "link")})
+        assert f"link is another name of {at}: give that" in plan.steps[0].because
+
+
 def test_the_reserve_of_the_systems_own_filesystems_is_not_touched() -> None:
     for system in ("/", "/var", "/var/log", "/home", "/usr/local"):
         with pytest.raises(UsageError, match="root needs its reserve"):

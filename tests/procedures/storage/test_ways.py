@@ -23,6 +23,7 @@ from runbooks_lib.procedures.storage import seen as seeing
 from runbooks_lib.procedures.storage import shell, survey
 from runbooks_lib.procedures.storage.seen import Disk, JournalFile, Log, Seen, Volume
 from runbooks_lib.procedures.storage.way import NEVER, Safety, Way
+from runbooks_lib.runbook.catalogue import find_runbook
 from runbooks_lib.runbook.check import Answer, ask
 from runbooks_lib.runbook.step import Check, Known
 from tests.procedures.storage.hosts import GIB, MIB, deleted, filesystem, lvm, seen, server, thin
@@ -149,6 +150,16 @@ def test_roots_reserve_takes_its_part_first_and_that_is_said() -> None:
 @pytest.mark.parametrize("mountpoint", ["/", "/var", "/home", "/usr/local"])
 def test_the_reserve_of_a_systems_own_filesystem_stays(mountpoint: str) -> None:
     assert "root needs its reserve" in ways(seen(mountpoint=mountpoint))["lower-reserve"].refused
+
+
+@pytest.mark.parametrize("mountpoint", ["/var/", "//var", "/home/", "/var/./log", "/srv/../var", "/var\n"])
+def test_another_spelling_does_not_get_past_what_is_refused_by_name(mountpoint: str) -> None:
+    for name in ("lower-reserve", "extend-volume", "archive-log", "move-files", "drop-slot"):
+        runbook = find_runbook(name)
+        given = {each.name: each.default for each in runbook.parameters}
+        given |= {"mountpoint": mountpoint, "device": "", "file": "/srv/a.log", "length": 1, "store": "/srv/b",
+                  "files": ["/srv/a"], "data_directory": "/srv/db", "slot": "a"}  # fmt: skip
+        assert "must be an absolute path, without" in runbook.refuses(given), name
 
 
 def test_a_service_is_reloaded_only_if_it_alone_holds_the_file_and_can_be() -> None:
