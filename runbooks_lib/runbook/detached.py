@@ -17,12 +17,14 @@ from runbooks_lib.runbook.quoting import text_of
 from runbooks_lib.runbook.run import Run, Stopped
 from runbooks_lib.runbook.state import StepState
 from runbooks_lib.runbook.step import Command, Known, Step
+from runbooks_lib.secrets import redact
 
 POLL_SECONDS = 1.0  # at first oftener: a short job need not wait for it
 SAY_SECONDS = 5.0  # later less often, as one hour's lines need not be seven hundred
 _SELDOM_SECONDS = 30.0
 _RATE_SECONDS = 60.0  # the rate is that of the last minute
 RUNS_THERE = "begun on the host; it goes on there, whatever becomes of this end: the same command attaches to it"
+_LAST_CHARACTERS = 8000
 PATIENCE_SECONDS = 120.0  # so long may the host be out of reach; the job does not mind
 
 
@@ -93,7 +95,7 @@ def end_jobs(run: Run, step: Step, mine: StepState, why: str = "the step is bein
         except HostError as error:
             raise run.lost(step, f"whether its job still runs cannot be told: {error}") from error
         if found.state is job.JobState.ENDED:
-            run.note_change(step, name, Changed(Became.ENDED, found.exit_status, bounded(text_of(found.log[-8000:]))))
+            run.note_change(step, name, Changed(Became.ENDED, found.exit_status, _last(found.log)))
             continue
         if found.state is job.JobState.NONE:
             _take(run, step, name, root)
@@ -134,11 +136,11 @@ def follow(run: Run, step: Step, name: str, *, root: bool) -> Changed:
         found = beside.look()
         beside.tell(found)
         if found.state is job.JobState.ENDED:
-            came = Changed(Became.ENDED, found.exit_status, bounded(text_of(beside.tail).strip("\n")))
+            came = Changed(Became.ENDED, found.exit_status, _last(beside.log))
             break
         if found.state is not job.JobState.RUNNING:
             _end(run, step, name, root, "it left no exit status")
-            return Changed(Became.CUT, None, bounded(text_of(beside.tail)), "it was killed, or the host was restarted")
+            return Changed(Became.CUT, None, _last(beside.log), "it was killed, or the host was restarted")
         if why := beside.broken():
             _end(run, step, name, root, why)
             raise run.stop(step, f"its job was ended, and its process group is gone: {why}", "failed")
@@ -154,7 +156,7 @@ class _Beside:
     step: Step
     name: str
     root: bool
-    tail: bytes = b""
+    log: bytes = b""
     offset: int = 0
     said: float = 0.0
     began: float = field(default_factory=time.monotonic)
@@ -177,7 +179,7 @@ class _Beside:
                     offset=self.offset,
                 )
                 self.offset += len(found.log)
-                self.tail = (self.tail + found.log)[-8000:]
+                self.log += found.log
                 return found
             except HostError as error:
                 if time.monotonic() > end:
@@ -197,7 +199,7 @@ class _Beside:
         if found.state is not job.JobState.RUNNING or now - self.said < pause:
             return
         self.said = now
-        last = text_of(self.tail).rstrip("\n").rpartition("\n")[2][-160:]
+        last = redact(text_of(self.log).rstrip("\n").rpartition("\n")[2])[-160:]
         self.run.options.operator.say(f"{self.step.name}: running{self._progress()}" + (f"; {last}" if last else ""))
 
     def _progress(self) -> str:
@@ -235,6 +237,11 @@ class _Beside:
 
     def _known(self) -> Known:
         return self.run.known(self.step, self.run.state.step(self.step.name))
+
+
+def _last(log: bytes) -> str:
+    """The end of what a job printed, masked before it is cut: a secret without its first character is not known."""
+    return bounded(redact(text_of(log).strip("\n"))[-_LAST_CHARACTERS:])
 
 
 def _end(run: Run, step: Step, name: str, root: bool, why: str) -> None:

@@ -12,17 +12,19 @@ from typing import Any
 
 import pytest
 
+from runbooks_lib import secrets
 from runbooks_lib.errors import RunbookError
 from runbooks_lib.hosts.host import HostUnreachable, Script
 from runbooks_lib.hosts.ssh import SshHost
 from runbooks_lib.runbook import detached, job, journal, lock, runs, watching, words
 from runbooks_lib.runbook.places import Places
-from runbooks_lib.runbook.resume import carry_out, resume
-from runbooks_lib.runbook.run import Stopped, target
+from runbooks_lib.runbook.resume import carry_out, open_run, resume
+from runbooks_lib.runbook.run import Run, Stopped, target
 from runbooks_lib.runbook.step import Check, Command, Known, Read, Step, Watcher
 from tests.hosts.processes import all_gone, wait_for, with_mark
 from tests.runbook.bench import Bench
 from tests.runbook.marks import mark
+from tests.runbook.operators import Scripted
 from tests.runbook.synthetic import at, book, write_step
 
 
@@ -267,6 +269,35 @@ def test_what_is_cancelled_or_undone_is_not_followed_by_its_late_job(
     late.touch()
     assert all_gone(marked, 10)
     assert bench.text("slow") is None
+
+
+@pytest.mark.parametrize("cut", [8000, 160])
+def test_a_secret_is_masked_before_a_jobs_output_is_cut(bench: Bench, cut: int) -> None:
+    """The cut falls behind its first character: what is left of it is not the registered value any more."""
+    secret, go = "canary-4711-abc", bench.directory / "go"
+    secrets.register(secret)
+
+    class Waiting(Scripted):
+        def say(self, text: str) -> None:
+            super().say(text)
+            if text.endswith("000"):
+                go.touch()
+
+    text = f"printf '%s%0{cut - len(secret) + 1}d' {secret[:7]}''{secret[7:]} 0; until [ -e {go} ]; do sleep 0.1; done"
+    commands = [Command(f"{text}; exit 3", "x")]
+    aim = target(
+        book(replace(write_step("slow", "slow"), commands=lambda _: commands, detached=True)),
+        bench.host,
+        bench.parameters,
+    )
+    operator = Waiting()
+    run = open_run(aim, replace(bench.options(approve=aim.plan().digest), operator=operator))
+    assert isinstance(run, Run)
+    with pytest.raises(Stopped, match="ended with status 3") as stopped:
+        carry_out(run)
+    for told in (str(stopped.value), run.journal.path.read_text(), operator.text):
+        assert secret[1:] not in told
+    assert "***000" in str(stopped.value)
 
 
 def test_a_watcher_that_says_no_ends_the_job_and_says_why(bench: Bench, marked: str) -> None:
