@@ -248,7 +248,7 @@ def _refuses(parameters: Mapping[str, Any]) -> str:
         return "files names one of them twice"
     for each in (*files, parameters["store"]):
         if not absolute(each):
-            return f"{each!r} is not the absolute path of a file, without // or /./; patterns and directories are not taken"
+            return f"{each!r} is not the absolute path of a file, without //, /./: no pattern, no directory"
     return filesystem.refuses(parameters)
 
 

@@ -158,7 +158,11 @@ def step(*needs: str) -> Step:
 
 def refuses(parameters: Mapping[str, Any]) -> str:
     """Why the mount point makes no sense; empty when it does."""
-    return "" if absolute(parameters["mountpoint"]) else "mountpoint must be an absolute path, without //, /./, /../ or a / at its end"
+    return (
+        ""
+        if absolute(parameters["mountpoint"])
+        else "mountpoint must be an absolute path, without //, /./, /../ or a / at its end"
+    )
 
 
 RUNBOOK = Runbook(

@@ -300,8 +300,8 @@ def open_relief(
     elif (
         left is not None
         and left.outcome == "done"
-        and _did(left, way)
-        and way not in {each.name for each in found.ways}
+        and _did(left, way, files)
+        and way not in {each.name for each in found.ways if each.offered}
     ):
         chosen = _as_way(left)
         words = f"Done before, in {left.run}: nothing of it is repeated, and `relief.undo()` takes it back."
@@ -328,11 +328,12 @@ def newest_run(runs: Path, host: str, mountpoint: str) -> RunState | None:
 _THROUGH_VOLUME = ("add-disk", "add-volume", "grow-volume")
 
 
-def _did(state: RunState, way: str) -> bool:
-    """Whether a run did the way of this name: `drop-slot:NAME` has NAME among its parameters."""
+def _did(state: RunState, way: str, files: Sequence[str]) -> bool:
+    """Whether a run did the way of this name: `drop-slot:NAME` has NAME among its parameters, `move-files` those."""
     kind, _, what = way.partition(":")
     runbook = "extend-volume" if kind in _THROUGH_VOLUME else kind
-    return state.outcome == "done" and state.runbook == runbook and (not what or what in state.parameters.values())
+    same = (not what or what in state.parameters.values()) and state.parameters.get("files", [*files]) == [*files]
+    return state.outcome == "done" and state.runbook == runbook and same
 
 
 def _as_way(state: RunState) -> Way:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -15,10 +16,14 @@ import nbformat
 import numpy as np
 import pytest
 
+from runbooks_lib.errors import UsageError
 from runbooks_lib.facts.samples import Sample
 from runbooks_lib.history import SqliteHistory
+from runbooks_lib.hosts.local import LocalHost
 from runbooks_lib.procedures.storage.relief import open_relief
+from runbooks_lib.runbook.places import Places
 from tests.procedures.storage.disks import MIB, loop_disk, mounted
+from tests.procedures.storage.work import done, quiet_options
 from tests.runbook.operators import Scripted
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="needs root for loop devices")]
@@ -100,10 +105,28 @@ def test_the_notebook_shows_the_ways_runs_what_is_approved_and_compares(mountpoi
     assert "&lt;b&gt;full&lt;/b&gt;" in planned, "a mount point's name is escaped into the page"
     digest = planned.partition("Digest: ")[2][:64]
     before = os.statvfs(mountpoint).f_bavail
-    done = executed({**given, "approve": digest})
-    assert "reserve: done: " in done
-    assert "more is available than before" in done
+    ran = executed({**given, "approve": digest})
+    assert "reserve: done: " in ran
+    assert "more is available than before" in ran
     assert os.statvfs(mountpoint).f_bavail > before
+
+
+def test_files_that_were_moved_are_taken_back_by_a_new_kernel(mountpoint: Path, tmp_path: Path) -> None:
+    """They are no files on it any more, so that moving them is not offered again."""
+    (mountpoint / "old.tar").write_bytes(b"x" * MIB)
+    files = [str(mountpoint / "old.tar")]
+    with loop_disk(tmp_path, "other", 64) as other, mounted(other.device, "ext4", tmp_path / "aside") as aside:
+        options = replace(quiet_options(tmp_path / "out/runs"), places=Places((str(tmp_path / "place"),)))
+        given = {"mountpoint": str(mountpoint), "files": files, "store": str(aside / "store")}
+        done(LocalHost("here"), "move-files", given, options)
+        with pytest.raises(UsageError, match="not offered"):
+            open_relief(host="here", mountpoint=str(mountpoint), way="move-files", files=[f"{mountpoint}/data2"])
+        back = Scripted(["remove", "copy"])
+        later = open_relief(host="here", mountpoint=str(mountpoint), way="move-files", files=files, operator=back)
+        later.plan()
+        assert "Done before" in back.text
+        later.undo()
+        assert (mountpoint / "old.tar").read_bytes() == b"x" * MIB
 
 
 def test_a_person_is_asked_and_a_run_that_was_left_is_carried_on_with_its_own_parameters(mountpoint: Path) -> None:
