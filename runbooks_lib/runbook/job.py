@@ -1,8 +1,8 @@
 """A long command, detached: it runs on the host in a session of its own, whoever is connected.
 
 Under a running systemd, root's jobs are units (`systemd-run`), which also survive a logout where logind kills what a
-user leaves behind; otherwise `setsid`. The record's directory (0700) holds the script, `group`, `log` (the first MiB of
-both streams) and, in the end, `status`. Asking how it is, and ending it, need nothing but the host.
+user leaves behind; otherwise `setsid`. The record's directory (0700) holds the script, `group`, `log` (the first 256
+KiB of both streams) and, in the end, `status`. Asking how it is, and ending it, need nothing but the host.
 """
 
 from __future__ import annotations
@@ -20,14 +20,16 @@ from runbooks_lib.runbook.places import Places
 from runbooks_lib.runbook.quoting import text_of, word
 from runbooks_lib.runbook.step import Command
 
-LOG_BYTES = 1024 * 1024
-# dd writes each piece that it reads at once, so the log can be followed; what comes after the first MiB is let go, not
+LOG_BYTES = 256 * 1024  # Debian's /run/lock holds 5 MiB, for everybody
+# dd writes each piece that it reads at once, so the log can be followed; what comes after its end is let go, not
 # refused: a job must not die of having said much. Left-over children that hold the output keep the job running.
+# The status gets its block before the job begins, and is written into it: by its end the log may have filled the disk.
 _MAIN = f"""umask 077
+echo '   ' >"$record/status.part" || exit 96
 {STARTED}{CLAIM}umask "$mask"
-{{ (eval "$text"); x=$?; (umask 077; echo "$x" >"$record/status.part"); }} </dev/null 2>&1 |
+{{ (eval "$text"); x=$?; echo "$x" 1<>"$record/status.part"; }} </dev/null 2>&1 |
   {{ (umask 077; exec dd bs=1024 count={LOG_BYTES // 1024} of="$record/log" 2>/dev/null); cat >/dev/null; }}
-mv -f -- "$record/status.part" "$record/status"
+read -r x <"$record/status.part" && [ -n "$x" ] && mv -f -- "$record/status.part" "$record/status"
 """
 _START = """[ ! -e "$record/group" ] || { echo there; exit 0; }
 if [ -d /run/systemd/system ] && [ "$(id -u)" = 0 ] && command -v systemd-run >/dev/null; then

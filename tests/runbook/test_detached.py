@@ -87,6 +87,16 @@ def test_a_job_that_says_too_much_lives_and_its_log_is_bounded(host: SshHost, pl
     assert found.log_bytes <= job.LOG_BYTES
 
 
+def test_a_job_whose_shell_is_killed_leaves_no_status(host: SshHost, places: Places, held: lock.Lock) -> None:
+    """The place for it is made before the command begins; what stands there until the end is none."""
+    command = Command("sh -c 'set -- $(cat /proc/$PPID/stat); kill -9 $4'; true", "nothing")
+    job.start(host, command, held, run="run", change="a.1.1")
+    end = time.monotonic() + 20
+    while (found := job.look(host, places, run="run", change="a.1.1", root=False)).state is job.JobState.RUNNING:
+        assert time.monotonic() < end
+    assert (found.state, found.exit_status) == (job.JobState.LOST, None)
+
+
 def test_ending_a_job_ends_its_whole_group(host: SshHost, places: Places, held: lock.Lock, marked: str) -> None:
     command = Command(f"export {marked}; trap '' TERM HUP INT; (sleep 60 & sleep 61) & sleep 62", "nothing")
     job.start(host, command, held, run="run", change="a.1.1")

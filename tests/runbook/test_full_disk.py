@@ -1,8 +1,10 @@
-"""The operator's disk is full in the middle of a run: what cannot be recorded does not run, and nothing is lost."""
+"""The operator's disk is full in the middle of a run: what cannot be recorded does not run, and nothing is lost.
+And the small place on the host, which a job's log fills."""
 
 from __future__ import annotations
 
 import subprocess
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +13,7 @@ import pytest
 
 from runbooks_lib.errors import RunbookError
 from runbooks_lib.hosts.ssh import SshHost
-from runbooks_lib.runbook import evidence, journal, runs
+from runbooks_lib.runbook import evidence, job, journal, lock, runs
 from runbooks_lib.runbook.places import Places
 from runbooks_lib.runbook.quoting import word
 from runbooks_lib.runbook.resume import carry_out, open_run, resume
@@ -85,3 +87,27 @@ def test_a_run_whose_disk_fills_up_is_finished_or_undone_when_there_is_room(
         undo(again, approve=undo_digest(runbook, again.state))
         assert list(work.iterdir()) == []
         assert runs.state_of(directory).outcome == "undone"
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Places]:
+    """A place on the host with as little room as /run/lock has when much has been put there."""
+    place = tmp_path / "place"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128k,mode=1777", "tmpfs", place], check=True)
+    yield Places((str(place),))
+    subprocess.run(["umount", place], check=True)
+
+
+@pytest.mark.parametrize("status", [0, 3, 255])
+def test_a_job_whose_log_fills_the_hosts_place_still_tells_its_status(
+    host: SshHost, small: Places, status: int
+) -> None:
+    held = lock.acquire(host, small, who="tester", run="run", runbook="test")
+    command = Command(f"head -c 1000000 /dev/zero; exit {status}", "nothing")
+    assert job.start(host, command, held, run="run", change="a.1.1")
+    end = time.monotonic() + 20
+    while (found := job.look(host, small, run="run", change="a.1.1", root=False)).state is job.JobState.RUNNING:
+        assert time.monotonic() < end
+    assert (found.state, found.exit_status) == (job.JobState.ENDED, status)
+    assert found.log_bytes < 128 * 1024
