@@ -23,6 +23,12 @@ read -r size <"$here/size" && read -r unit <"${here%/*}/queue/logical_block_size
 """
 
 
+# The table on the disk may be ahead of what the kernel knows, where a command was cut between the two.
+_WRITTEN = """written=$(sfdisk -d "$disk" | sed -n "s|^/dev/${here##*/} : .* size= *\\([0-9]*\\),.*|\\1|p")
+[ -n "$written" ] || cannot_tell "what the table on $disk says of $part"
+"""
+
+
 def _partition(answer: bytes) -> dict[str, Any] | None:
     """Disk, number, size and the disk's unit, or None. Raises ValueError."""
     words = text_of(answer).split()
@@ -83,8 +89,10 @@ def step(part: Callable[[Known], str], own: Callable[[Known], str]) -> Step:
             return "yes 'no partition had grown'\n"
         return place(known) + (
             'read -r size <"$here/size" || cannot_tell "how large $part is"\n'
-            f'[ $((size * 512)) -le {was["bytes"]} ] && yes "$part has $((size * 512)) bytes, as before"\n'
-            f'no "$part has $((size * 512)) bytes; it had {was["bytes"]}"\n'
+            + _WRITTEN
+            + f"size=$((size * 512)) written=$((written * {was['unit']})) was={was['bytes']}\n"
+            '[ $size -le $was ] && [ $written -le $was ] && yes "$part has $size bytes, as before"\n'
+            'no "$part has $size bytes, and $written in the table on $disk; it had $was"\n'
         )
 
     return Step(

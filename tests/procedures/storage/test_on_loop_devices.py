@@ -16,10 +16,12 @@ import pytest
 from runbooks_lib.errors import UsageError
 from runbooks_lib.hosts.host import Result, Script
 from runbooks_lib.hosts.local import LocalHost
-from runbooks_lib.procedures.storage import survey
+from runbooks_lib.procedures.storage import partition, survey
+from runbooks_lib.runbook.check import Answer, ask
 from runbooks_lib.runbook.places import Places
 from runbooks_lib.runbook.resume import carry_out, open_run
 from runbooks_lib.runbook.run import Options, Refused, Run, Stopped, target
+from runbooks_lib.runbook.step import Known, Undo
 from tests.procedures.storage.disks import MIB, LoopDisk, fill, loop_disk, mounted, run
 from tests.procedures.storage.work import aim_at, done, plan_of, quiet_options, undone, ways_by_name
 
@@ -119,6 +121,31 @@ def test_the_reserve_of_the_systems_own_filesystems_is_not_touched() -> None:
     for system in ("/", "/var", "/var/log", "/home", "/usr/local"):
         with pytest.raises(UsageError, match="root needs its reserve"):
             target(aim_at(HOST, "lower-reserve", {"mountpoint": "/srv"}).runbook, HOST, {"mountpoint": system})
+
+
+@pytest.mark.parametrize(
+    ("kernel", "table", "answer"), [(50, 50, Answer.YES), (50, 90, Answer.NO), (90, 50, Answer.NO)]
+)
+def test_a_partition_has_its_old_size_when_the_kernel_and_the_table_say_so(
+    disk: LoopDisk, tmp_path: Path, kernel: int, table: int, answer: Answer
+) -> None:
+    """Growing it may be cut between the table on the disk and the kernel; what the kernel knows is made up here."""
+    run("sfdisk", "-q", "--no-reread", "--no-tell-kernel", disk.device, text=f"label: gpt\n,{table}M\n")
+    name = Path(disk.device).name
+    known_to_kernel = tmp_path / "sys/devices" / name / f"{name}p1"
+    known_to_kernel.mkdir(parents=True)
+    (known_to_kernel / "partition").write_text("1\n")
+    (known_to_kernel / "size").write_text(f"{kernel * 2048}\n")
+    (tmp_path / "sys/class/block").mkdir(parents=True)
+    (tmp_path / f"sys/class/block/{name}p1").symlink_to(known_to_kernel)
+    undo = partition.step(lambda _: f"part={disk.device}p1\n", lambda _: "echo 0").undo
+    assert isinstance(undo, Undo)
+    was = {"disk": disk.device, "number": 1, "bytes": 50 * MIB, "unit": 512}
+    mountpoint = next(str(each) for each in tmp_path.parents if each.is_mount())
+    text = undo.verify.script(Known({"mountpoint": mountpoint}, {"partition": was}))
+    check = replace(undo.verify, script=lambda _: text.replace("/sys/", f"{tmp_path}/sys/"))
+    observed = ask(HOST, check, Known({}))
+    assert observed.answer is answer, observed
 
 
 def write_log(path: Path, mib: int) -> None:
