@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.relocate.here import unmount
+
 MIB = 2**20
 
 
@@ -52,7 +54,7 @@ def mounted(device: str, fstype: str, mountpoint: Path, *options: str) -> Iterat
     try:
         yield mountpoint
     finally:
-        run("umount", str(mountpoint))
+        unmount(mountpoint)
 
 
 def fill(mountpoint: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.relocate.here import unmount
 from runbooks_lib.errors import UsageError
 from runbooks_lib.hosts.host import Result, Script
 from runbooks_lib.hosts.local import LocalHost
@@ -356,7 +357,7 @@ def test_a_file_that_is_open_through_another_mount_stays(
                 writer.write(b"more")
             move.close()
         finally:
-            run("umount", str(elsewhere))
+            unmount(elsewhere)
 
 
 def test_a_file_that_is_written_while_it_is_compared_stays(disk: LoopDisk, tmp_path: Path, store: Path) -> None:
