@@ -71,19 +71,52 @@ class Login:
 
 
 class Connection:
-    """An authenticated transport. Use `open_connection`; `close` may be called from any thread, more than once."""
+    """An authenticated transport. Use `open_connection`; `close` may be called from any thread, more than once.
+
+    Several runs may share it. One that can begin nothing on it says `retire`: the others go on to their ends.
+    """
 
     def __init__(self, transport: Transport, on_close: Callable[[], None], login: Login) -> None:
         self.transport = transport
         self.login = login
         self.last_used = time.monotonic()
+        self.let_in = False  # whether a session was ever opened on it
         self._on_close: Callable[[], None] | None = on_close
         self._lock = threading.Lock()
         self._process = os.getpid()
+        self._runs = 0
+        self._retired = False
 
     @property
     def alive(self) -> bool:
         return self._process == os.getpid() and bool(self.transport.is_active())
+
+    @property
+    def crowded(self) -> bool:
+        """Whether a session that is refused now may be let in elsewhere: others are or were, on this connection."""
+        return self.let_in or any(channel.active for channel in self.transport._channels.values())
+
+    def enter(self) -> bool:
+        """Count a run on it; False when no more may begin. Whoever got True calls `leave` at the run's end."""
+        with self._lock:
+            self._runs += not self._retired
+            return not self._retired
+
+    def leave(self) -> None:
+        """A run has ended; the last one closes a retired connection."""
+        with self._lock:
+            self._runs -= 1
+            over = self._retired and self._runs == 0
+        if over:
+            self.close()
+
+    def retire(self) -> None:
+        """Let no more runs begin on it. Closed at once when the caller's run is the only one, else by the last."""
+        with self._lock:
+            self._retired = True
+            alone = self._runs <= 1
+        if alone:
+            self.close()
 
     def close(self) -> None:
         if self._process != os.getpid():

@@ -49,11 +49,20 @@ class _Lost(Exception):
         self.sent = sent
 
 
+class _NoSession(_Lost):
+    """The host refused to open one more session. `crowded` is true when it let others in on the same connection."""
+
+    def __init__(self, crowded: bool) -> None:
+        super().__init__(False, "no session was opened")
+        self.crowded = crowded
+
+
 class SshHost:
     """A host reached as the SSH configuration says for `ssh_name` (the same as `name` when not given).
 
-    The connection is kept between runs until `close`; several threads may run scripts at once. `sudo_password` is a
-    secret reference ("env:NAME", "file:path"), used only for scripts that ask for root, and only if sudo asks for it.
+    The connection is kept between runs until `close`; several threads may run scripts at once, over more connections
+    than one where the host allows fewer sessions on it (MaxSessions). `sudo_password` is a secret reference
+    ("env:NAME", "file:path"), used only for scripts that ask for root, and only if sudo asks for it.
     """
 
     def __init__(
@@ -74,6 +83,7 @@ class SshHost:
         self._bastions = bastions or SHARED
         self._lock = threading.Lock()
         self._connection: Connection | None = None
+        self._retired: tuple[Connection, ...] = ()  # where runs go on, and no more begin
         self._beginning: Transport | None = None
         self._closings = 0
         self._failures = 0
@@ -114,7 +124,8 @@ class SshHost:
         end = begin + deadline_seconds
         closings = self._closings
         connected = 0.0
-        for attempt in (1, 2):
+        tries_left = 2
+        while True:
             before = time.monotonic()
             connection, fresh = self._connected(end)
             connected += time.monotonic() - before if fresh else 0.0
@@ -123,19 +134,22 @@ class SshHost:
             try:
                 self._execute(connection, fresh, script, wrapped, capture, end, deadline_seconds)
             except _Lost as lost:
-                connection.close()
+                connection.retire()  # what others run on it must not end with it
                 if self._closings != closings:
                     raise self._was_closed(lost, script) from None
                 if lost.sent and script.changes:
                     raise self._died(lost, script) from None
-                if attempt == 2 or time.monotonic() >= end:
+                # Of those that a full connection refuses, one more at least is let in over each new one.
+                tries_left -= not (isinstance(lost, _NoSession) and lost.crowded)
+                if tries_left == 0 or time.monotonic() >= end:
                     raise self._died(lost, script) from None
                 continue
+            finally:
+                connection.leave()
             connection.last_used = time.monotonic()
             result = result_of(capture, self._name, script, started, begin, connected)
             capture.let_go()
             return result
-        raise AssertionError("the second attempt always returns or raises")
 
     def close(self) -> None:
         """End the connection, also one that is only being made; a run that is under way in another thread ends with
@@ -147,22 +161,28 @@ class SshHost:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
+        for retired in self._retired:
+            retired.close()
 
     # The connection
 
     def _connected(self, end: float) -> tuple[Connection, bool]:
+        """A connection on which this run is counted, and whether it is a new one."""
         kept = self._connection
-        if kept is not None and kept.alive:
+        if kept is not None and kept.alive and kept.enter():
             return kept, False
         failures = self._failures
         if not self._lock.acquire(timeout=max(0.01, end - time.monotonic())):
             raise self._late("connect", "another thread was still connecting")
         try:
             kept = self._connection
-            if kept is not None and kept.alive:
+            if kept is not None and kept.alive and kept.enter():
                 return kept, False
             if kept is not None:
-                kept.close()
+                if kept.alive:
+                    self._retired = (*(each for each in self._retired if each.alive), kept)
+                else:
+                    kept.close()
                 self._connection = None
             # Whoever waited for another thread's attempt, which had as much time, shares how it ended: five questions
             # to a host that is silent are to wait once, not five times in a row.
@@ -178,6 +198,7 @@ class SshHost:
             if self._closings != closings:
                 connection.close()
                 raise HostUnreachable(self._name, "closed while it was connecting", true_now="nothing was started")
+            connection.enter()
             self._connection = connection
             return connection, True
         finally:
@@ -225,9 +246,12 @@ class SshHost:
         allowed = min(left, CHANNEL_SECONDS if fresh else KEPT_CHANNEL_SECONDS)
         try:
             channel = open_capture(connection.transport, capture, allowed)
+            connection.let_in = True
+        except paramiko.ChannelException as error:
+            raise _NoSession(connection.crowded) from error
         except (paramiko.SSHException, OSError, EOFError) as error:
-            if fresh and connection.alive and not isinstance(error, paramiko.ChannelException):
-                connection.close()
+            if fresh and connection.alive:
+                connection.retire()
                 raise self._late("channel", f"no channel was opened within {allowed:.1f} s") from error
             raise _Lost(False, str(error) or type(error).__name__) from error
         sent = False
@@ -311,21 +335,31 @@ class SshHost:
             return False  # the ending itself was cut off: nothing is proven, and asking again could go on for ever
         end = time.monotonic() + CLEANUP_SECONDS
         ending = Script(end_group_script(*capture.group), name=_ENDING, root=script.root)
-        for fresh in (False, True):
-            use = connection
+        with contextlib.suppress(HostError, _Lost):
+            if connection.alive:
+                return self._ended(connection, ending, end)
+        connection.retire()
+        while time.monotonic() < end:
             try:
-                if fresh:
-                    connection.close()
-                    use, _ = self._connected(end)
-                if not use.alive:
-                    continue
-                wrapped = wrap(ending.text, b"")
-                answer = Capture(wrapped.nonce, _GROUP_LIMIT_BYTES)
-                self._execute(use, True, ending, wrapped, answer, min(end, time.monotonic() + CLEANUP_SECONDS / 2), 3.0)
-                return group_gone(answer)
-            except (HostError, _Lost):
-                continue
+                use, _ = self._connected(end)
+            except HostError:
+                return False
+            try:
+                return self._ended(use, ending, end)
+            except (HostError, _Lost) as error:
+                use.retire()
+                if not (isinstance(error, _NoSession) and error.crowded):
+                    return False
+            finally:
+                use.leave()
         return False
+
+    def _ended(self, connection: Connection, ending: Script, end: float) -> bool:
+        wrapped = wrap(ending.text, b"")
+        answer = Capture(wrapped.nonce, _GROUP_LIMIT_BYTES)
+        until = min(end, time.monotonic() + CLEANUP_SECONDS / 2)
+        self._execute(connection, True, ending, wrapped, answer, until, 3.0)
+        return group_gone(answer)
 
     # Words
 
@@ -339,6 +373,13 @@ class SshHost:
         )
 
     def _died(self, lost: _Lost, script: Script) -> HostUnreachable:
+        if isinstance(lost, _NoSession):
+            return HostUnreachable(
+                self._name,
+                "the host allows no more sessions (MaxSessions)",
+                true_now="nothing was started",
+                next="raise MaxSessions in its sshd_config, or let what runs there end",
+            )
         if not lost.sent:
             now = "nothing was started"
         elif script.changes:

@@ -176,6 +176,16 @@ class Transport(paramiko.Transport):  # type: ignore[misc]
         if error is not None:
             error.__traceback__ = error.__context__ = None
 
+    def open_channel(self, *arguments: Any, **options: Any) -> Any:
+        """As paramiko does it. A refusal is a ChannelException in every thread: paramiko keeps the last one only, and
+        of two threads that are refused together one finds nothing."""
+        try:
+            return super().open_channel(*arguments, **options)
+        except paramiko.SSHException as error:
+            if str(error) == "Unable to open channel." and self.is_active():
+                raise paramiko.ChannelException(paramiko.OPEN_FAILED_CONNECT_FAILED, "Connect failed") from error
+            raise
+
     def handshake(self, seconds: float) -> bool:
         """Exchange keys; False when the time is over. Raises what paramiko raises when the exchange fails."""
         done = threading.Event()

@@ -384,6 +384,82 @@ def test_a_kept_connection_that_died_while_idle_is_made_again(practice, changes)
     host.close()
 
 
+def sessions_a_connection(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    """The practice host opens so many sessions on a connection, as sshd does with MaxSessions."""
+    opened: weakref.WeakKeyDictionary[object, int] = weakref.WeakKeyDictionary()
+
+    def check(self: object, _kind: str, _number: int) -> int:
+        opened[self] = opened.get(self, 0) + 1
+        return paramiko.OPEN_SUCCEEDED if opened[self] <= most else paramiko.OPEN_FAILED_CONNECT_FAILED
+
+    monkeypatch.setattr("runbooks_lib.training.practice_host._Session.check_channel_request", check)
+
+
+class Waiting(threading.Thread):
+    """A change on the host that goes on until `let_end`, in a thread; `ended` is its result or its error."""
+
+    def __init__(self, host: SshHost, go: Path) -> None:
+        super().__init__(daemon=True)
+        self.host, self.go, self.ended = host, go, None
+        self.mark = f"RUNBOOKS_TEST_MARK={secrets.token_hex(8)}"
+        self.start()
+        wait_for(self.mark, 1)
+
+    def run(self) -> None:
+        text = f"export {self.mark}; sh -c 'until [ -e {self.go} ]; do sleep 0.05; done'; echo done"
+        try:
+            self.ended = self.host.run(Script(text, changes=True), deadline_seconds=60).stdout
+        except HostUnreachable as error:
+            self.ended = str(error)
+
+    def let_end(self) -> object:
+        self.go.touch()
+        self.join(30)
+        return self.ended
+
+
+def test_a_session_that_is_refused_is_opened_on_another_connection_and_no_run_is_lost(practice, tmp_path, monkeypatch):
+    sessions_a_connection(monkeypatch, 1)
+    host = host_with(practice)
+    first = Waiting(host, tmp_path / "go")
+    second = Waiting(host, tmp_path / "go")
+    assert host.run(ECHO).stdout == b"here\n"
+    assert (first.let_end(), second.let_end()) == (b"done\n", b"done\n")
+    assert practice.logins == 3
+    assert [each.alive for each in host._retired if each is not host._connection] == [False, False]
+    host.close()
+
+
+def test_questions_asked_at_once_are_all_answered_however_few_sessions_a_connection_has(practice, monkeypatch):
+    sessions_a_connection(monkeypatch, 1)
+    host, answers = host_with(practice), []
+    threads = [threading.Thread(target=lambda: answers.append(host.run(ECHO).stdout)) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert answers == [b"here\n"] * 6
+    host.close()
+
+
+def test_a_host_that_opens_no_session_at_all_is_told_as_one(practice, monkeypatch):
+    sessions_a_connection(monkeypatch, 0)
+    with pytest.raises(HostUnreachable, match=r"allows no more sessions \(MaxSessions\)\n.*nothing was started"):
+        host_with(practice).run(ECHO)
+    assert practice.logins == 2
+
+
+def test_closing_a_host_ends_every_connection_that_runs_go_on_over(practice, tmp_path, monkeypatch):
+    sessions_a_connection(monkeypatch, 1)
+    host = host_with(practice)
+    runs = [Waiting(host, tmp_path / "never") for _ in range(3)]
+    host.close()
+    for run in runs:
+        run.join(30)
+        assert "closed by this side" in str(run.ended)
+        assert all_gone(run.mark)
+
+
 def run_and_cut(practice: PracticeHost, tmp_path: Path, changes: bool) -> tuple[object, int]:
     """A script that counts its runs; its first connection is cut under it."""
     counted = tmp_path / "runs"

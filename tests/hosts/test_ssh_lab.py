@@ -387,3 +387,41 @@ def test_a_kept_connection_that_went_silent_is_noticed_and_made_again(tmp_path):
         finally:
             os.kill(int(connection), signal.SIGKILL)
         host.close()
+
+
+def test_a_connection_that_goes_silent_for_a_while_is_left_to_the_change_that_runs_on_it(tmp_path, mark):
+    with Sshd(tmp_path) as sshd:
+        host, go, ended = sshd.host(), tmp_path / "go", []
+        change = Script(f"export {mark}; sh -c 'until [ -e {go} ]; do sleep 0.1; done'; echo done", changes=True)
+        thread = threading.Thread(target=lambda: ended.append(host.run(change, deadline_seconds=60).stdout))
+        thread.start()
+        wait_for(mark, 1)
+        (connection,) = Path(f"/proc/{sshd.pid}/task/{sshd.pid}/children").read_text().split()
+        os.kill(int(connection), signal.SIGSTOP)
+        try:
+            assert host.run(ECHO, deadline_seconds=30).stdout == b"here\n"
+        finally:
+            os.kill(int(connection), signal.SIGCONT)
+        go.touch()
+        thread.join(30)
+        assert ended == [b"done\n"]
+        host.close()
+
+
+def test_three_changes_outlive_a_fourth_script_where_a_connection_has_three_sessions(tmp_path, mark):
+    with Sshd(tmp_path, lines=["MaxSessions 3"]) as sshd:
+        host, go, ended = sshd.host(), tmp_path / "go", []
+        change = Script(f"export {mark}; sh -c 'until [ -e {go} ]; do sleep 0.1; done'; echo done", changes=True)
+        threads = [
+            threading.Thread(target=lambda: ended.append(host.run(change, deadline_seconds=60).stdout))
+            for _ in range(3)
+        ]
+        for thread in threads:
+            thread.start()
+        wait_for(mark, 3)
+        assert host.run(ECHO).stdout == b"here\n"
+        go.touch()
+        for thread in threads:
+            thread.join(30)
+        assert ended == [b"done\n"] * 3
+        host.close()
