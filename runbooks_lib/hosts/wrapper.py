@@ -10,7 +10,8 @@ script that reads stdin cannot eat the rest of itself. The envelope
 * tells its process group, and when the group's leader was started, so that the group can be ended later and a recycled
   number is never killed;
 * keeps a watchdog: a forked shell that blocks reading the connection's stdin. sshd closes that when the operator's
-  connection is cut, the read ends, and the watchdog kills the group. It costs one fork, no poll and no `sleep`.
+  connection is cut, the read ends, and the watchdog kills the group. It costs one fork, no poll and no `sleep`. (In
+  bash and ksh an exported TMOUT would end the read of a healthy connection too, so it is unset first.)
 
 Input travels in one of two ways, both without a temporary file (bash writes here-documents to one):
 up to 4 KiB without NUL inside the program, fed by the shell's builtin `printf`; anything else raw, after the begin
@@ -36,7 +37,7 @@ SMALL_INPUT_BYTES = 4096  # PIPE_BUF: always fits into an empty pipe, so that it
 
 # @N@ is the nonce, @L@ the length of raw input; script and input are put in last, so that nothing inside them is
 # replaced.
-_HEAD = """{ exec 3<&0 4>&2 </dev/null 2>/dev/null
+_HEAD = """{ unset TMOUT; exec 3<&0 4>&2 </dev/null 2>/dev/null
 _rb_g=0 _rb_p=0 _rb_r=
 read -r _rb_x _rb_x _rb_x _rb_p _rb_g _rb_r </proc/$$/stat || { _rb_g=$(ps -o pgid= -p $$); _rb_g=$((${_rb_g:-0})); }
 [ "$_rb_g" = $$ ] || {

@@ -123,6 +123,14 @@ def test_every_byte_of_the_input_reaches_the_script(shell, input):
 
 
 @ALL_SHELLS
+@pytest.mark.parametrize("input", [b"", b"small", b"\0raw"], ids=["none", "small", "raw"])
+def test_no_exported_timeout_ends_the_read_that_watches_the_connection(shell, input, monkeypatch):
+    """bash(1): TMOUT is the default timeout of the builtin read."""
+    monkeypatch.setenv("TMOUT", "1")
+    assert run(shell, "cat; echo ${TMOUT-unset}; env | grep TMOUT", input) == (input + b"unset\n", b"", 1)
+
+
+@ALL_SHELLS
 def test_both_streams_and_the_status_come_back_exactly(shell):
     text = "printf 'no newline at the end'; printf 'one\\ntwo\\n' >&2; exit 42"
     assert run(shell, text) == (b"no newline at the end", b"one\ntwo\n", 42)
