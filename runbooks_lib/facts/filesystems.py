@@ -110,13 +110,14 @@ class Filesystems:
         return best
 
 
-def parse_statfs(text: str, names: Sequence[str]) -> dict[str, Usage]:
+def parse_statfs(text: str, names: Sequence[str | None]) -> dict[str, Usage | Damaged]:
     r"""Rows `%S %b %f %a %c %d %n` of stat -f (GNU, busybox) for `names`, in their order.
 
     A name may hold newlines and what looks like a row: each row must continue with one of the names still expected,
-    so no name can stand for another's row. A mount that failed has no row. Raises Damaged at the first text that
-    fits no row."""
-    rows: dict[str, Usage] = {}
+    so no name can stand for another's row. None is the name of a mount that could not be read: its row ends with the
+    line. A mount that failed has no row, one whose numbers make no sense the reason. Raises Damaged at the first text
+    that fits no row."""
+    rows: dict[str, Usage | Damaged] = {}
     position, index = 0, 0
     while position < len(text):
         match = _STAT.match(text, position)
@@ -124,14 +125,20 @@ def parse_statfs(text: str, names: Sequence[str]) -> dict[str, Usage]:
             if not text[position:].strip("\n"):
                 break
             raise Damaged(f"statfs row {len(rows) + 1} is not six numbers and a name")
-        for index in range(index, len(names)):  # noqa: B020 - goes on where the last row was found
-            if text.startswith(names[index] + "\n", match.end()):
+        for place in range(index, len(names)):
+            name = names[place]
+            if name is not None and text.startswith(name + "\n", match.end()):
+                index = place + 1
+                position = match.end() + len(name) + 1
+                try:
+                    rows[name] = usage(*map(int, match.groups()))
+                except Damaged as error:
+                    rows[name] = error
                 break
         else:
-            raise Damaged(f"statfs row {len(rows) + 1} names no mount that was asked for")
-        rows[names[index]] = usage(*map(int, match.groups()))
-        position = match.end() + len(names[index]) + 1
-        index += 1
+            if None not in names[index:]:
+                raise Damaged(f"statfs row {len(rows) + 1} names no mount that was asked for")
+            position = (text.find("\n", match.end()) + 1) or len(text)
     return rows
 
 
@@ -179,7 +186,7 @@ def parse_df(kib: str, inodes: str, names: Sequence[str]) -> dict[str, Usage]:
 def _df_rows(text: str) -> dict[str, tuple[int, int, int] | None]:
     """Last column to three numbers; None for a row that came twice with different numbers, which then says nothing."""
     rows: dict[str, tuple[int, int, int] | None] = {}
-    for line in text.splitlines()[1:]:
+    for line in text.split("\n")[1:]:
         match = _DF.match(line) if len(line) <= 8192 else None
         if match is None:
             continue
@@ -206,7 +213,9 @@ def parse_probes(text: str) -> dict[int, str]:
 def parse_read_errors(text: str) -> dict[int, str]:
     """Mount id to the words with which stat(2) of its mount point failed. Raises Damaged."""
     errors: dict[int, str] = {}
-    for line in text.splitlines():
+    for line in text.split("\n"):
+        if not line:
+            continue
         identifier, _, said = line.partition(" ")
         errors[number(identifier)] = said.strip() or "it cannot be read"
     return errors
@@ -219,7 +228,7 @@ def parse_ids(text: str) -> tuple[int, ...]:
 
 def assemble(
     table: MountTable,
-    figures: Mapping[str, Usage],
+    figures: Mapping[str, Usage | Damaged],
     probes: Mapping[int, str],
     fstab: Sequence[FstabEntry] = (),
     *,
@@ -237,7 +246,9 @@ def assemble(
         best = mounts[0] if len(mounts) == 1 else min(enumerate(mounts), key=_precedence)[1]
         figure = next((figures[mount.mountpoint] for mount in mounts if mount.mountpoint in figures), None)
         state, detail = State.AVAILABLE, ""
-        if figure is None:
+        if isinstance(figure, Damaged):
+            figure, state, detail = None, State.UNREADABLE, f"its figures are damaged: {figure}"
+        elif figure is None:
             word = next((probes[mount.id] for mount in mounts if probes.get(mount.id) in _PROBES), "")
             state, detail = _PROBES.get(word, (State.UNREADABLE, failed or "stat -f gave no figures for this mount"))
         unread = next((read_errors[mount.id] for mount in mounts if mount.id in read_errors), "") if read_errors else ""

@@ -10,8 +10,10 @@ from runbooks_lib.facts.fact import Damaged, number
 
 _OCTAL = re.compile(r"\\([0-7]{3})")
 _READ_ONLY = frozenset({"ro", "emergency_ro", "shutdown"})
+# Fields end at a blank and nowhere else: any other white space stands in a name as it is.
 _LINE = re.compile(
-    r"([0-9]{1,10}) ([0-9]{1,10}) ([0-9]{1,10}:[0-9]{1,10}) (\S+) (\S+) (\S+) (?:\S+ )*?- (\S+) (\S*) (\S+)\Z"
+    r"([0-9]{1,10}) ([0-9]{1,10}) ([0-9]{1,10}:[0-9]{1,10}) ([^ ]+) ([^ ]+) ([^ ]+) (?:[^ ]+ )*?"
+    r"- ([^ ]+) ([^ ]*) ([^ ]+)\Z"
 )
 
 
@@ -46,7 +48,8 @@ class Mount:
 
 @dataclass(frozen=True, slots=True)
 class MountTable:
-    """The mounts worth asking, in the kernel's order; `left_out` more were beyond the script's limit.
+    """The mounts worth asking, in the kernel's order; `left_out` more were beyond the script's limit, `damaged` more
+    are not in the kernel's format.
 
     `hidepid`: /proc shows only the user's own processes.
     """
@@ -54,6 +57,7 @@ class MountTable:
     mounts: tuple[Mount, ...]
     left_out: int = 0
     hidepid: bool = False
+    damaged: int = 0
 
     def visible(self) -> tuple[Mount, ...]:
         """The mounts that a path leads to: neither covered at their own mount point nor hidden by a mount above it."""
@@ -94,9 +98,10 @@ def _hidden(mount: Mount, by_id: dict[int, Mount], top: dict[str, Mount]) -> boo
 
 
 def parse(text: str) -> MountTable:
-    """The mountinfo section of an answer. Raises Damaged when a line is not in the kernel's format."""
+    """The mountinfo section of an answer. A line that is not in the kernel's format costs its own mount. Raises Damaged
+    when every line is such a one."""
     mounts: list[Mount] = []
-    left_out, hidepid = 0, False
+    left_out, hidepid, damaged = 0, False, 0
     for line in text.split("\n"):
         if not line:
             continue
@@ -105,7 +110,8 @@ def parse(text: str) -> MountTable:
             if line.startswith("left-out "):
                 left_out = number(line[9:])
                 continue
-            raise Damaged("mountinfo has a line that is not in the kernel's format")
+            damaged += 1
+            continue
         identifier, parent, device_number, root, point, options, fstype, device, super_options = match.groups()
         if fstype == "proc":
             hidepid = hidepid or re.search(r"hidepid=(1|2|4|noaccess|invisible|ptraceable)", super_options) is not None
@@ -123,7 +129,9 @@ def parse(text: str) -> MountTable:
                 tuple(super_options.split(",")),
             )
         )
-    return MountTable(tuple(mounts), left_out, hidepid)
+    if damaged and not mounts:
+        raise Damaged("mountinfo has no line in the kernel's format")
+    return MountTable(tuple(mounts), left_out, hidepid, damaged)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +147,8 @@ class FstabEntry:
 def parse_fstab(text: str) -> tuple[FstabEntry, ...]:
     """/etc/fstab. Lines that are no entry are skipped: a person writes this file."""
     entries = []
-    for line in text.splitlines():
-        fields = line.split()
+    for line in text.split("\n"):
+        fields = re.split("[ \t]+", line.strip(" \t"))
         if len(fields) < 4 or fields[0].startswith("#"):
             continue
         entries.append(FstabEntry(unescape(fields[0]), unescape(fields[1]), fields[2], tuple(fields[3].split(","))))

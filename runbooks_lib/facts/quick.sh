@@ -44,7 +44,7 @@ function mark(name) { printf "\n@@%s %s\n", N, name }
 function mounts(  f, line, t, y, w, a, n, m, i, j, cut, id, at, kind, seen, net, rows) {
   f = "/proc/self/mountinfo"
   while ((getline line < f) > 0) {
-    t = line; sub(/^.* - /, "", t); split(t, a, " "); y = a[1]; split(line, w, " ")
+    t = line; sub(/^.* - /, "", t); split(t, a, " "); y = a[1]; split(line, w, / /)
     if (y == "proc") { if (line ~ /hidepid=/) rows = rows line "\n"; continue }
     if (y ~ /^(autofs|binfmt_misc|bpf|cgroup2?|configfs|debugfs|devpts|devtmpfs|efivarfs|fusectl|fuse\.(lxcfs|gvfsd-fuse|portal|snapfuse)|hugetlbfs|mqueue|nsfs|pstore|ramfs|rpc_pipefs|securityfs|selinuxfs|smackfs|sysfs|tracefs)$/) continue
     if (y ~ /^(overlay|tmpfs|squashfs|fuse\.fuse-overlayfs)$/ && w[5] ~ /^\/(proc|sys|dev|snap|run|var\/snap|var\/lib\/(docker|containers|kubelet|containerd)|home\/[^\/]*\/\.local\/share\/containers)\//) continue

@@ -259,16 +259,20 @@ def _filesystems(
         return Fact(table.state, None, table.detail)
     sections, by_id = answer.sections, {mount.id: mount.mountpoint for mount in table.value.mounts}
     failed = ""
-    figures: Mapping[str, filesystems.Usage] = {}
+    figures: Mapping[str, filesystems.Usage | Damaged] = {}
     try:
-        names = [by_id[mount] for mount in filesystems.parse_ids(sections.get("statfs-ids", ""))]
+        names = [by_id.get(mount) for mount in filesystems.parse_ids(sections.get("statfs-ids", ""))]
+        if names.count(None) > table.value.damaged:
+            raise Damaged("it has mounts that are not in the table")
         probes = filesystems.parse_probes(sections.get("probes", ""))
         unread = filesystems.parse_read_errors(sections.get("read-errors", ""))
-    except (Damaged, KeyError) as error:
+    except Damaged as error:
         return Fact(State.UNREADABLE, None, f"the list of mounts that were asked is damaged: {error}")
     try:
         if "df-kib" in sections:
-            figures = filesystems.parse_df(sections["df-kib"], sections.get("df-inodes", ""), names)
+            figures = filesystems.parse_df(
+                sections["df-kib"], sections.get("df-inodes", ""), [name for name in names if name]
+            )
         figures = dict(figures) | filesystems.parse_statfs(sections.get("statfs", ""), names)
     except Damaged as error:
         figures, failed = {}, f"the figures are damaged: {error}"
@@ -280,7 +284,10 @@ def _filesystems(
     if errors.value is not None:
         kernel_names = {device.device_number: device.name for device in devices.value or ()}
         found = filesystems.with_errors(found, errors.value.ext4, kernel_names)
-    return available(found, f"{found.left_out} mounts were left out" if found.left_out else "")
+    detail = [f"{found.left_out} mounts were left out"] if found.left_out else []
+    if table.value.damaged:
+        detail.append(f"lines of mountinfo that are not in the kernel's format: {table.value.damaged}")
+    return available(found, "; ".join(detail))
 
 
 def _error_counts(sections: Mapping[str, str]) -> Fact[kernel_log.ErrorCounts]:

@@ -108,6 +108,16 @@ def test_a_real_answer_cut_anywhere_is_refused() -> None:
     assert snapshot(stdout[:end], nonce).cpu.known
 
 
+def test_a_damaged_line_of_mountinfo_is_told_and_costs_no_other_file_system() -> None:
+    mounts = b"28 1 253:0 / / rw - xfs /dev/vda rw\n29 28 ? / /srv rw - ext4 /dev/vdb rw\n"
+    figures = b"4096 1000 500 400 100 50 /\n4096 1000 500 400 100 50 /srv\n"
+    found = snapshot(framed({"mountinfo": mounts, "statfs-ids": b"28 29\n", "statfs": figures})).filesystems
+    assert [(row.mountpoint, row.state) for row in found.require().rows] == [("/", State.AVAILABLE)]
+    assert found.detail == "lines of mountinfo that are not in the kernel's format: 1"
+    unknown = snapshot(framed({"mountinfo": mounts, "statfs-ids": b"28 29 30\n", "statfs": figures})).filesystems
+    assert unknown.state is State.UNREADABLE
+
+
 def test_a_nonce_that_is_none_is_refused() -> None:
     with pytest.raises(Damaged):
         parse_answer(framed({}), "x y")

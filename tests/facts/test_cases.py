@@ -64,9 +64,10 @@ def _filesystems(
 ) -> object:
     table = mounts.parse(mountinfo)
     by_id = {mount.id: mount.mountpoint for mount in table.mounts}
-    names = [by_id[number] for number in filesystems.parse_ids(ids)]
+    names = [by_id.get(number) for number in filesystems.parse_ids(ids)]
+    known = [name for name in names if name]
     figures = (
-        filesystems.parse_df(df["df_kib"], df["df_inodes"], names) if df else filesystems.parse_statfs(statfs, names)
+        filesystems.parse_df(df["df_kib"], df["df_inodes"], known) if df else filesystems.parse_statfs(statfs, names)
     )
     unread = filesystems.parse_read_errors(read_errors)
     return filesystems.assemble(

@@ -93,7 +93,7 @@ def test_every_shell_sees_the_same_filesystems_whatever_their_names(
     run("mkfs.xfs", "-q", xfs)
     run("mkfs.btrfs", "-q", btrfs)
     run("mkfs.ext4", "-q", "-N", "512", full)
-    x = lab.mount(xfs, "my 2nd disk", "-t", "xfs")
+    x = lab.mount(xfs, "my 2nd\r\v\f\u00a0disk", "-t", "xfs")
     b = lab.mount(btrfs, "tab\tnew\nline", "-t", "btrfs")
     run("btrfs", "subvolume", "create", b / "sub")
     sub = lab.mount(btrfs, "#sub\\040", "-t", "btrfs", "-o", "subvol=sub")
