@@ -359,6 +359,13 @@ def _stop(number: int, _frame: object) -> None:
     raise KeyboardInterrupt(f"stopped by {signal.Signals(number).name}")
 
 
+def _shown(message: str) -> str:
+    """A message for the terminal: what a host said stands in it, and may hold what steers one."""
+    from runbooks_lib import terminal
+
+    return terminal.plain_lines(message)
+
+
 def main() -> None:
     """Entry point: errors are sentences on stderr and an exit code, never a traceback."""
     # A closed terminal and systemd's stop end a verb as Ctrl-C does: what it started is ended first.
@@ -372,13 +379,13 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt) as stop:
         # click makes an Abort of Ctrl-C. A round over many hosts says who was not reached (pool.Interrupted).
         why = str(stop.__cause__ or stop)
-        click.echo(f"\n{why[:1].upper()}{why[1:]}" if why else "\nStopped. Nothing more was done.", err=True)
+        click.echo(f"\n{_shown(why[:1].upper() + why[1:])}" if why else "\nStopped. Nothing more was done.", err=True)
         sys.exit(ExitCode.FAILED)
     except click.ClickException as error:
         error.show()
         sys.exit(ExitCode.USAGE)
     except RunbookError as error:
-        click.echo(str(error), err=True)
+        click.echo(_shown(str(error)), err=True)
         sys.exit(error.exit_code)
     except BrokenPipeError:
         # `runbook … | head`: the reader has what it wanted. Python would complain again while flushing at exit.

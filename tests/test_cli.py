@@ -16,8 +16,10 @@ from pathlib import Path
 import paramiko
 import pytest
 
+from runbooks_lib import cli
 from runbooks_lib.facts.samples import Sample
 from runbooks_lib.history import SqliteHistory
+from runbooks_lib.hosts.host import HostUnreachable
 from runbooks_lib.training.practice_host import PracticeHost
 
 DAY = timedelta(days=1)
@@ -89,6 +91,31 @@ def test_facts_are_words_and_json_only_when_asked_for(tmp_path: Path, practice: 
     walked = runbook(tmp_path, "facts", "db-1", "--directories", str(mount), expect=0).stdout
     assert "biggest directories" in walked
     runbook(tmp_path, "facts", "db-1", "--directories", "not-absolute", expect=2)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        HostUnreachable(
+            "evil", "it said \x1b]52;c;cm0gLXJm\x07\rall is well\u202e", true_now="one\ntwo\x1b[1A", next="x"
+        ),
+        KeyboardInterrupt("it said \x1b]52;c;cm0gLXJm\x07\rall is well\u202e\ntwo\x1b[1A"),
+    ],
+    ids=["error", "interrupted"],
+)
+def test_what_a_host_said_steers_no_terminal_from_a_message(error, monkeypatch, capsys) -> None:
+    def fail(**_options: object) -> None:
+        raise error
+
+    monkeypatch.setattr(cli.cli, "main", fail)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 1
+    told = capsys.readouterr().err
+    assert all(character.isprintable() or character == "\n" for character in told)
+    assert r"said \x1b]52;c;cm0gLXJm\x07\rall is well\u202e" in told
+    assert "two\\x1b[1A" in told.split("\n", 2)[2]
 
 
 def test_an_import_can_be_looked_at_and_taken_back(tmp_path: Path, practice: PracticeHost) -> None:
