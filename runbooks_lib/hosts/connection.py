@@ -150,6 +150,44 @@ def open_connection(
     one it showed is not known but another type is, the exchange is done once more, asking for that type.
     Raises a HostError; on any, the socket is closed.
     """
+    transport, opened, verdict = _exchange(settings, name, end, open_socket, known_hosts, on_begin)
+    try:
+        if verdict.state != "known":
+            error = verdict.error(name, inventory_name=name)
+            raise error or SettingsRefused(name, f"the verdict on the host key is {verdict.state!r}")
+        login = _log_in(transport, settings, name, end)
+        return Connection(transport, opened.close, login)
+    except BaseException:
+        _let_go(transport, opened)
+        raise
+
+
+def show_host_key(
+    settings: SshSettings,
+    *,
+    name: str,
+    end: float,
+    open_socket: OpenSocket | None = None,
+    known_hosts: KnownHostsSource = load_known_hosts,
+) -> paramiko.PKey:
+    """The key that the host shows, of a type that is known for it where one is. Only the key exchange is done, as
+    `open_connection` does it, before the monotonic time `end`: no login, nothing is believed. Raises a HostError; the
+    socket is closed in any case.
+    """
+    transport, opened, _ = _exchange(settings, name, end, open_socket, known_hosts)
+    _let_go(transport, opened)
+    return transport.host_key
+
+
+def _exchange(
+    settings: SshSettings,
+    name: str,
+    end: float,
+    open_socket: OpenSocket | None,
+    known_hosts: KnownHostsSource,
+    on_begin: Callable[[Transport], None] = lambda _: None,
+) -> tuple[Transport, Opened, Verdict]:
+    """Exchange keys, a second time where the key is of a type that is not known and another type is."""
     known = known_hosts(settings)
     likely = known.likely_key_types(settings.hostname, settings.port, settings.host_key_alias)
     for attempt in (1, 2):
@@ -161,50 +199,17 @@ def open_connection(
             _prefer(transport, likely)
             _handshake(transport, settings, name, end)
             verdict = _judge(known, settings, transport, opened.sock if open_socket is None else None)
-            if verdict.state == "known":
-                login = _log_in(transport, settings, name, end)
-                return Connection(transport, opened.close, login)
-            if attempt == 1 and verdict.state == "changed" and verdict.key_type not in verdict.known_types:
-                likely = verdict.known_types
-            else:
-                error = verdict.error(name, inventory_name=name)
-                raise error or SettingsRefused(name, f"the verdict on the host key is {verdict.state!r}")
         except BaseException as failure:
             told = _told(failure, opened, settings, name)
             _let_go(transport, opened)
             if told is not None:
                 raise told from failure
             raise
+        if attempt == 2 or verdict.state != "changed" or verdict.key_type in verdict.known_types:
+            return transport, opened, verdict
+        likely = verdict.known_types
         _let_go(transport, opened)
     raise AssertionError("the second exchange always returns or raises")
-
-
-def show_host_key(
-    settings: SshSettings,
-    *,
-    name: str,
-    end: float,
-    open_socket: OpenSocket | None = None,
-    known_hosts: KnownHostsSource = load_known_hosts,
-) -> paramiko.PKey:
-    """The key that the host shows, of a type that is known for it where one is. Only the key exchange is done, before
-    the monotonic time `end`: no login, nothing is believed. Raises a HostError; the socket is closed in any case.
-    """
-    likely = known_hosts(settings).likely_key_types(settings.hostname, settings.port, settings.host_key_alias)
-    opened = (open_socket or _direct(settings, name))(end)
-    transport: Transport | None = None
-    try:
-        transport = Transport(opened.sock)
-        _prefer(transport, likely)
-        _handshake(transport, settings, name, end)
-        return transport.host_key
-    except HostError as failure:
-        told = _told(failure, opened, settings, name)
-        if told is not None:
-            raise told from failure
-        raise
-    finally:
-        _let_go(transport, opened)
 
 
 def _told(failure: BaseException, opened: Opened, settings: SshSettings, name: str) -> HostUnreachable | None:

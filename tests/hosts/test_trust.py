@@ -170,6 +170,20 @@ def test_of_several_keys_the_known_one_is_asked_for(tmp_path: Path) -> None:
         assert plan(fetch_host_key(settings), settings).already_known is not None
 
 
+def test_of_several_keys_the_known_one_is_asked_for_where_its_name_is_hashed(tmp_path: Path) -> None:
+    """HashKnownHosts yes is Debian's default; which types a hashed name has is known only once it was looked up."""
+    other = paramiko.RSAKey.generate(2048)
+    with server(KEY, other) as port:
+        settings = settings_for(tmp_path, port, hash_known_hosts=True)
+        add(plan(shown(settings, other), settings))
+        assert plan(fetch_host_key(settings), settings).already_known is not None
+    with server(KEY) as port:
+        settings = settings_for(tmp_path / "changed", port, hash_known_hosts=True)
+        add(plan(shown(settings, other), settings))
+        with pytest.raises(HostKeyChanged, match="CHANGED"):
+            plan(fetch_host_key(settings), settings)
+
+
 def test_a_changed_key_is_never_written_and_the_way_out_is_said(tmp_path: Path) -> None:
     settings = settings_for(tmp_path)
     add(plan(shown(settings, OTHER), settings))
