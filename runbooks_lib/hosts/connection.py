@@ -11,7 +11,9 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from typing import IO, Any
 
 import paramiko
@@ -245,27 +247,19 @@ def _direct(settings: SshSettings, name: str) -> OpenSocket:
 
 def _tcp(settings: SshSettings, name: str, end: float) -> socket.socket:
     where = f"{settings.hostname} port {settings.port}"
-    allowed = settings.connect_timeout or CONNECT_SECONDS
-    until = min(end, time.monotonic() + allowed)
-    family = {"inet": socket.AF_INET, "inet6": socket.AF_INET6}.get(settings.address_family, socket.AF_UNSPEC)
+    addresses = _addresses(settings, name, end)
+    allowed = min(max(0.01, end - time.monotonic()), settings.connect_timeout or CONNECT_SECONDS)
+    until = time.monotonic() + allowed
     failure: OSError | None = None
-    try:
-        addresses = socket.getaddrinfo(settings.hostname, settings.port, family, socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
-        raise HostUnreachable(
-            name,
-            f"the name {settings.hostname} has no address: {getattr(error, 'strerror', None) or error}",
-            true_now="not connected",
-            next=f"check HostName for {settings.ssh_name} in the SSH configuration, and the name server",
-        ) from error
-    for each_family, kind, protocol, _, address in addresses:
+    for place, (each_family, kind, protocol, _, address) in enumerate(addresses):
         sock = socket.socket(each_family, kind, protocol)
         try:
             # SSHClient leaves Nagle on; every login then waits for a delayed ACK (54 ms instead of 7).
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if settings.bind_address:
                 sock.bind((settings.bind_address, 0))
-            sock.settimeout(max(0.01, until - time.monotonic()))
+            # A silent address leaves the next ones their share.
+            sock.settimeout(max(0.01, (until - time.monotonic()) / (len(addresses) - place)))
             sock.connect(address)
             return sock
         except OSError as error:
@@ -274,7 +268,7 @@ def _tcp(settings: SshSettings, name: str, end: float) -> socket.socket:
     if isinstance(failure, TimeoutError) or time.monotonic() >= until:
         raise DeadlineExceeded(
             name,
-            f"no TCP connection to {where} within its deadline of {allowed:g} s",
+            f"no TCP connection to {where} within its deadline of {allowed:.3g} s",
             phase="connect",
             true_now="not connected; nothing was started",
             next="check that the host is up and that no firewall drops the packets",
@@ -293,6 +287,41 @@ def _tcp(settings: SshSettings, name: str, end: float) -> socket.socket:
         true_now="not connected; nothing was started",
         next="check that the host is up and that an SSH server listens there",
     ) from failure
+
+
+def _addresses(settings: SshSettings, name: str, end: float) -> list[tuple[Any, ...]]:
+    """What getaddrinfo says, before the monotonic time `end`: by itself it waits for dead name servers, and nothing
+    ends that. The thread is left to it."""
+    family = {"inet": socket.AF_INET, "inet6": socket.AF_INET6}.get(settings.address_family, socket.AF_UNSPEC)
+    ask = partial(socket.getaddrinfo, settings.hostname, settings.port, family, socket.SOCK_STREAM)
+    with contextlib.suppress(OSError, UnicodeError):
+        return ask(flags=socket.AI_NUMERICHOST)  # an address asks nobody
+    answer: Future[list[tuple[Any, ...]]] = Future()
+
+    def look_up() -> None:
+        try:
+            answer.set_result(ask())
+        except Exception as error:
+            answer.set_exception(error)
+
+    threading.Thread(target=look_up, name="name look-up", daemon=True).start()
+    try:
+        return answer.result(max(0.01, end - time.monotonic()))
+    except TimeoutError as error:
+        raise DeadlineExceeded(
+            name,
+            f"the name server did not answer for {settings.hostname}, and the deadline passed",
+            phase="connect",
+            true_now="not connected; nothing was started",
+            next=f"check the name server, or give {settings.ssh_name} an address as HostName in the SSH configuration",
+        ) from error
+    except (OSError, UnicodeError) as error:
+        raise HostUnreachable(
+            name,
+            f"the name {settings.hostname} has no address: {getattr(error, 'strerror', None) or error}",
+            true_now="not connected",
+            next=f"check HostName for {settings.ssh_name} in the SSH configuration, and the name server",
+        ) from error
 
 
 def _proxy_command(settings: SshSettings, name: str) -> Opened:

@@ -260,6 +260,37 @@ def test_a_name_without_address_is_unreachable(practice):
         host_with(practice, hostname="no-such-host.invalid").run(ECHO, deadline_seconds=10)
 
 
+def test_a_name_server_that_does_not_answer_costs_the_deadline_and_is_told_as_such(practice, monkeypatch):
+    never, real = threading.Event(), socket.getaddrinfo
+
+    def silent(host: str, *arguments: object, **options: object) -> object:
+        return real(host, *arguments, **options) if options.get("flags") else never.wait()
+
+    monkeypatch.setattr(socket, "getaddrinfo", silent)
+    try:
+        with pytest.raises(DeadlineExceeded, match="the name server did not answer for db-1") as caught:
+            host_with(practice, hostname="db-1.invalid").run(ECHO, deadline_seconds=0.5)
+    finally:
+        never.set()
+    assert caught.value.phase == "connect"
+    assert host_with(practice).run(ECHO).ok, "an address asks no name server"
+
+
+def test_a_silent_address_leaves_the_next_one_its_share_of_the_time(practice, monkeypatch):
+    """A full listen queue: TCP gets no answer there, as behind a firewall that drops packets."""
+    real = socket.getaddrinfo
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full, contextlib.ExitStack() as waiting:
+        for _ in range(3):
+            sock = waiting.enter_context(socket.socket())
+            sock.setblocking(False)
+            sock.connect_ex(full.getsockname())
+        two = [*real(*full.getsockname(), 0, socket.SOCK_STREAM), *real("127.0.0.1", practice.port, 0, 1)]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: two)
+        host = host_with(practice)
+        assert host.run(ECHO, deadline_seconds=4).ok
+        host.close()
+
+
 @contextlib.contextmanager
 def server(answer: bytes | None) -> Iterator[int]:
     """Accepts TCP; says `answer` and closes, or keeps silent when it is None."""
