@@ -11,6 +11,7 @@ import atexit
 import threading
 import time
 from collections.abc import Callable
+from copy import copy
 from typing import Any
 
 import paramiko
@@ -26,10 +27,12 @@ from runbooks_lib.hosts.connection import (
     load_known_hosts,
     open_connection,
 )
-from runbooks_lib.hosts.host import DeadlineExceeded, HostUnreachable
+from runbooks_lib.hosts.host import AuthRefused, DeadlineExceeded, HostError, HostKeyUnknown, HostUnreachable
 from runbooks_lib.hosts.ssh_settings import SshSettings, route
 from runbooks_lib.hosts.transport import Transport
 
+SAME_TIME_SECONDS = 5.0  # deadlines of questions that are asked together differ by what each takes by itself
+REFUSED_SECONDS = 5.0  # who refused a login, or showed a wrong key, is not asked again at once: it may lock us out
 HANDSHAKES_AT_ONCE = 16  # through one bastion: each costs its sshd a name look-up and a connect, one after another
 
 
@@ -74,12 +77,34 @@ class SafeSocket:
 
 
 class _Bastion:
-    """One jump host: its connection, made by the first who needs it, and a limit on handshakes at once."""
+    """One jump host: its connection, made by the first who needs it, how the last attempt failed, and a limit on
+    handshakes at once."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.handshakes = threading.BoundedSemaphore(HANDSHAKES_AT_ONCE)
         self.connection: Connection | None = None
+        self.failures = 0
+        self._failure: tuple[HostError, float, float] | None = None
+
+    def failed(self, error: HostError, end: float) -> None:
+        """Keep how an attempt failed that had time until `end`."""
+        refused = isinstance(error, AuthRefused | HostKeyUnknown)
+        self.failures += 1
+        self._failure = copy(error), end, time.monotonic() + (REFUSED_SECONDS if refused else 0)  # a copy has no frames
+
+    def reached(self, connection: Connection) -> None:
+        """Keep the connection; how attempts failed before is past."""
+        self.connection, self._failure = connection, None
+
+    def failure(self, failures: int, end: float) -> HostError | None:
+        """What is not worth an attempt of one's own: how one failed that ended since the count was `failures` and had
+        as much time, or what was refused a moment ago."""
+        if self._failure is None:
+            return None
+        error, had, kept = self._failure
+        shared = self.failures != failures and had > end - SAME_TIME_SECONDS
+        return copy(error) if shared or time.monotonic() < kept else None
 
 
 class Bastions:
@@ -105,6 +130,7 @@ class Bastions:
         if not hops:
             return open_connection(settings, name=name, end=end, known_hosts=judge, on_begin=on_begin)
         bastion = self._bastion(hops)
+        failures = bastion.failures
         if not bastion.handshakes.acquire(timeout=max(0.01, end - time.monotonic())):
             raise _late(name, f"waited for its turn through {hops[-1].ssh_name}", "connect")
         try:
@@ -114,7 +140,7 @@ class Bastions:
                 end=end,
                 known_hosts=judge,
                 on_begin=on_begin,
-                open_socket=lambda until: self._channel(hops, settings, name, until),
+                open_socket=lambda until: self._channel(hops, settings, name, until, failures),
             )
         finally:
             bastion.handshakes.release()
@@ -135,9 +161,12 @@ class Bastions:
         with self._lock:
             return self._bastions.setdefault(hops, _Bastion())
 
-    def _connected(self, hops: tuple[SshSettings, ...], name: str, end: float) -> Connection:
-        """The connection to the last hop; others wait while one thread makes it."""
+    def _connected(
+        self, hops: tuple[SshSettings, ...], name: str, end: float, failures: int | None = None
+    ) -> Connection:
+        """The connection to the last hop; others wait while one thread makes it, and share how its attempt failed."""
         bastion = self._bastion(hops)
+        failures = bastion.failures if failures is None else failures
         if not bastion.lock.acquire(timeout=max(0.01, end - time.monotonic())):
             raise _late(name, f"waited for the jump host {hops[-1].ssh_name}", "connect")
         try:
@@ -145,22 +174,29 @@ class Bastions:
                 if bastion.connection is not None:
                     bastion.connection.close()
                 last, before = hops[-1], hops[:-1]
-                bastion.connection = open_connection(
-                    last,
-                    name=last.ssh_name,
-                    end=end,
-                    known_hosts=self._known_hosts,
-                    open_socket=(lambda until: self._channel(before, last, last.ssh_name, until)) if before else None,
-                )
+                if (failure := bastion.failure(failures, end)) is not None:
+                    raise failure
+                try:
+                    way = (lambda until: self._channel(before, last, last.ssh_name, until)) if before else None
+                    connection = open_connection(
+                        last, name=last.ssh_name, end=end, known_hosts=self._known_hosts, open_socket=way
+                    )
+                except HostError as error:
+                    bastion.failed(error, end)
+                    raise
+                bastion.reached(connection)
+                return connection
             return bastion.connection
         finally:
             bastion.lock.release()
 
-    def _channel(self, hops: tuple[SshSettings, ...], settings: SshSettings, name: str, end: float) -> Opened:
+    def _channel(
+        self, hops: tuple[SshSettings, ...], settings: SshSettings, name: str, end: float, failures: int | None = None
+    ) -> Opened:
         through = hops[-1].ssh_name
         where = f"{settings.hostname} port {settings.port}"
         for attempt in (1, 2):
-            connection = self._connected(hops, name, end)
+            connection = self._connected(hops, name, end, failures)
             seconds = max(
                 0.01, min(end - time.monotonic(), settings.connect_timeout or CONNECT_SECONDS, CHANNEL_SECONDS)
             )

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 
 import paramiko
 
-from runbooks_lib.hosts.bastion import SHARED, Bastions
+from runbooks_lib.hosts.bastion import SAME_TIME_SECONDS, SHARED, Bastions
 from runbooks_lib.hosts.capture import Capture
 from runbooks_lib.hosts.connection import CHANNEL_SECONDS, Connection, Dropped, Login, load_known_hosts
 from runbooks_lib.hosts.host import (
@@ -36,7 +36,6 @@ from runbooks_lib.hosts.transport import Transport, execute, open_capture, send
 from runbooks_lib.hosts.wrapper import COMMAND, ROOT_COMMAND, Wrapped, end_group_script, password_command, wrap
 
 KEPT_CHANNEL_SECONDS = 4.0  # a kept connection that does not open a channel in this time is taken for dead
-_SAME_TIME_SECONDS = 5.0  # deadlines of questions that are asked together differ by what each takes by itself
 _GROUP_LIMIT_BYTES = 64 * 1024
 _ENDING = "end of the group"
 
@@ -186,7 +185,7 @@ class SshHost:
                 self._connection = None
             # Whoever waited for another thread's attempt, which had as much time, shares how it ended: five questions
             # to a host that is silent are to wait once, not five times in a row.
-            if self._failures != failures and self._failure is not None and self._failure[1] > end - _SAME_TIME_SECONDS:
+            if self._failures != failures and self._failure is not None and self._failure[1] > end - SAME_TIME_SECONDS:
                 raise copy(self._failure[0])
             closings = self._closings
             try:

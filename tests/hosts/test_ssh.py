@@ -23,6 +23,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from runbooks_lib.hosts import bastion as bastion_module
 from runbooks_lib.hosts.bastion import Bastions
 from runbooks_lib.hosts.capture import Capture
 from runbooks_lib.hosts.host import (
@@ -35,7 +36,7 @@ from runbooks_lib.hosts.host import (
     SettingsRefused,
 )
 from runbooks_lib.hosts.ssh import SshHost
-from runbooks_lib.hosts.ssh_settings import SshSettings, resolve
+from runbooks_lib.hosts.ssh_settings import SshSettings, resolve, route
 from runbooks_lib.training.practice_host import PracticeHost
 from tests.hosts.processes import all_gone, wait_for
 
@@ -327,20 +328,24 @@ def test_a_host_that_accepts_and_never_speaks_costs_its_deadline_and_no_more(pra
     assert caught.value.group_gone is None
 
 
+class CountingLock:
+    """A lock that says when so many have asked for it."""
+
+    def __init__(self, most: int, all_wait: threading.Event) -> None:
+        self.left, self.all_wait, self.real = most, all_wait, threading.Lock()
+
+    def acquire(self, timeout: float) -> bool:
+        self.left -= 1
+        if self.left == 0:
+            self.all_wait.set()
+        return self.real.acquire(timeout=timeout)
+
+    def release(self) -> None:
+        self.real.release()
+
+
 def test_threads_that_wait_for_an_attempt_share_how_it_ended_and_the_next_run_tries_again(practice):
     host, asked, all_wait = host_with(practice), [], threading.Event()
-
-    class Lock:
-        waiting, real = 0, threading.Lock()
-
-        def acquire(self, timeout: float) -> bool:
-            self.waiting += 1
-            if self.waiting == 4:
-                all_wait.set()
-            return self.real.acquire(timeout=timeout)
-
-        def release(self) -> None:
-            self.real.release()
 
     def refuse(settings, _end):
         asked.append(settings)
@@ -355,7 +360,7 @@ def test_threads_that_wait_for_an_attempt_share_how_it_ended_and_the_next_run_tr
         except HostUnreachable as error:
             ends.append(error)
 
-    opened, host._open_once, host._lock = host._open_once, refuse, Lock()
+    opened, host._open_once, host._lock = host._open_once, refuse, CountingLock(4, all_wait)
     threads = [threading.Thread(target=run) for _ in range(4)]
     for thread in threads:
         thread.start()
@@ -658,3 +663,60 @@ def test_an_unknown_key_of_a_jump_host_stops_before_the_host(tmp_path, bastions)
         with pytest.raises(HostKeyUnknown, match="runbook hosts trust jump-a"):
             host.run(ECHO, deadline_seconds=5)
         assert (a.logins, c.logins) == (0, 0)
+
+
+def behind(tmp_path: Path, jump: PracticeHost, names: tuple[str, ...]) -> Path:
+    """A configuration in which nobody answers behind the jump host."""
+    config = tmp_path / "config"
+    hosts = "".join(f"Host {name}\n  HostName 127.0.0.1\n  Port 1\n  ProxyJump jump-a\n" for name in names)
+    config.write_text(jump.ssh_config.read_text() + hosts)
+    return config
+
+
+def test_a_jump_host_that_refuses_the_login_is_asked_once_for_all_hosts_behind_it(tmp_path, bastions, monkeypatch):
+    monkeypatch.setattr("runbooks_lib.hosts.bastion.REFUSED_SECONDS", 600)
+    names = tuple(f"target-{number}" for number in range(12))
+    with PracticeHost(tmp_path / "a", names=("jump-a",)) as a:
+        greet, greeted = a._greet, []
+        monkeypatch.setattr(a, "_greet", lambda sock: (greeted.append(sock), greet(sock)))
+        source = partial(resolve, config_file=behind(tmp_path, a, names))
+        new_key(a.identity_file)
+        for name in names:
+            with pytest.raises(AuthRefused, match="jump-a: the login as"):
+                SshHost(name, settings_source=source, bastions=bastions).run(ECHO, deadline_seconds=30)
+        assert len(greeted) == 1
+
+
+def test_hosts_that_wait_for_one_jump_host_share_how_the_attempt_ended(tmp_path, bastions, monkeypatch):
+    names, asked, ends, all_wait = ("one", "two", "three", "four"), [], [], threading.Event()
+    real = bastion_module.open_connection
+
+    def silent(settings: SshSettings, **options: object) -> object:
+        if settings.ssh_name != "jump-a":
+            return real(settings, **options)
+        asked.append(settings)
+        assert all_wait.wait(30)
+        raise DeadlineExceeded("jump-a", "never spoke SSH", phase="banner")
+
+    def run(name: str) -> None:
+        try:
+            SshHost(name, settings_source=source, bastions=bastions).run(ECHO, deadline_seconds=60)
+        except DeadlineExceeded as error:
+            ends.append(error)
+
+    with PracticeHost(tmp_path / "a", names=("jump-a",)) as a:
+        source = partial(resolve, config_file=behind(tmp_path, a, names))
+        bastions._bastion(route(source("one"))).lock = CountingLock(4, all_wait)
+        monkeypatch.setattr(bastion_module, "open_connection", silent)
+        threads = [threading.Thread(target=run, args=(name,)) for name in names]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(asked) == 1
+        assert [(error.host, error.what, error.phase) for error in ends] == [
+            ("jump-a", "never spoke SSH", "banner")
+        ] * 4
+        monkeypatch.setattr(bastion_module, "open_connection", real)
+        with pytest.raises(HostUnreachable, match="the jump host jump-a cannot reach"):
+            SshHost("one", settings_source=source, bastions=bastions).run(ECHO, deadline_seconds=30)
