@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.client
 import ipaddress
 import re
+import socket
 import ssl
 import time as clock
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
+from runbooks_lib.deadline import within
 from runbooks_lib.errors import RunbookError, UsageError
 from runbooks_lib.secrets import resolve
 
@@ -62,9 +66,7 @@ class Server:
         self.url = url.rstrip("/")
         self._user, self._password, self._token = user, password, token
         self._timeout, self._most_bytes = timeout_seconds, most_bytes
-        self._opener = urllib.request.build_opener(
-            _NoRedirects, urllib.request.HTTPSHandler(context=ssl.create_default_context())
-        )
+        self._opener = urllib.request.build_opener(_NoRedirects, _Plain(), _Tls(context=ssl.create_default_context()))
 
     def exchange(
         self, method: str, address: str, body: bytes | None = None, headers: Mapping[str, str] = {}
@@ -80,7 +82,8 @@ class Server:
         deadline = clock.monotonic() + self._timeout
         try:
             try:
-                with self._opener.open(request, timeout=self._timeout) as answer:
+                opening = partial(self._opener.open, request, timeout=self._timeout)
+                with within(self._timeout, opening, partial(_cut, request)) as answer:
                     return answer.status, self._read(answer, deadline)
             except urllib.error.HTTPError as error:
                 with error:
@@ -114,6 +117,43 @@ class Server:
                 f"no answer within {self._timeout:g} s", where=self.url, next="is the server overloaded? Ask for less"
             )
         return ServerError(f"the server was not reached: {reason}", where=self.url, next="check the address")
+
+
+class _Kept(urllib.request.AbstractHTTPHandler):
+    """With the connection kept at the request, so that it can be cut, and nothing sent when its time is over."""
+
+    def do_open(self, http_class: Any, req: Any, **options: Any) -> Any:
+        end = clock.monotonic() + req.timeout
+
+        def made(*arguments: Any, **more: Any) -> Any:
+            connection = req.connection = http_class(*arguments, **more)
+            connect = connection.connect
+
+            def timely() -> None:
+                connect()
+                if clock.monotonic() > end:
+                    raise TimeoutError("timed out")
+
+            connection.connect = timely
+            return connection
+
+        return super().do_open(made, req, **options)
+
+
+class _Plain(_Kept, urllib.request.HTTPHandler):
+    pass
+
+
+class _Tls(_Kept, urllib.request.HTTPSHandler):
+    pass
+
+
+def _cut(request: Any) -> None:
+    """End an exchange whose answer has not begun: the socket's own timeout starts anew with every byte."""
+    sock = getattr(getattr(request, "connection", None), "sock", None)
+    if sock is not None:
+        with contextlib.suppress(OSError):
+            sock.shutdown(socket.SHUT_RDWR)
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):

@@ -5,6 +5,7 @@ timed out or refused, never as well.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import socket
 import ssl
@@ -14,12 +15,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import TypeVar
 
 from cryptography import x509
 
 from runbooks_lib import secrets
 from runbooks_lib.config import ServiceSettings
+from runbooks_lib.deadline import within
 from runbooks_lib.errors import RunbookError
 from runbooks_lib.facts import services
 from runbooks_lib.facts.fact import Fact, State, attempt, available
@@ -83,35 +86,51 @@ def _parsed(reply: Fact[Reply], parse: Callable[[str], T]) -> Fact[T]:
 def get(address: str, *, token: str | None = None, timeout: float = TIMEOUT_SECONDS) -> Fact[Reply]:
     """One GET. Redirects are answers: they are not followed, for they would carry the token elsewhere. The
     certificate is always checked. `timeout` is for the whole exchange."""
-    parts = urllib.parse.urlsplit(address)
-    end = time.monotonic() + timeout
     begin = time.monotonic()
-    port = parts.port
-    host = parts.hostname or ""
-    connection = (
-        http.client.HTTPSConnection(host, port, timeout=timeout, context=ssl.create_default_context())
-        if parts.scheme == "https"
-        else http.client.HTTPConnection(host, port, timeout=timeout)
-    )
+    sockets: list[socket.socket] = []
+
+    def exchange() -> Reply:
+        with contextlib.closing(_connection(address, timeout)) as connection:
+            connection.connect()
+            sockets.append(connection.sock)
+            if time.monotonic() - begin > timeout:
+                raise TimeoutError
+            parts = urllib.parse.urlsplit(address)
+            connection.request(
+                "GET", urllib.parse.urlunsplit(("", "", parts.path or "/", parts.query, "")), None, headers
+            )
+            reply = connection.getresponse()
+            pieces: list[bytes] = []
+            while (piece := reply.read1(_PIECE_BYTES)) and sum(map(len, pieces)) < _MOST_BYTES:
+                pieces.append(piece)
+                if time.monotonic() - begin > timeout:
+                    raise TimeoutError
+            return Reply(reply.status, time.monotonic() - begin, b"".join(pieces))
+
     headers = {"Accept": "application/json, */*;q=0.5", "User-Agent": "runbook-triage"}
     try:
         if token is not None:
             headers["Authorization"] = f"Bearer {secrets.resolve(token)}"
-        path = urllib.parse.urlunsplit(("", "", parts.path or "/", parts.query, ""))
-        connection.request("GET", path, headers=headers)
-        reply = connection.getresponse()
-        pieces: list[bytes] = []
-        while (piece := reply.read1(_PIECE_BYTES)) and sum(map(len, pieces)) < _MOST_BYTES:
-            pieces.append(piece)
-            if time.monotonic() > end:
-                raise TimeoutError
-        return available(Reply(reply.status, time.monotonic() - begin, b"".join(pieces)))
+        return available(within(timeout, exchange, partial(_cut, sockets)))
     except RunbookError as error:  # the token's reference leads nowhere
         return Fact(State.NOT_ALLOWED, None, " ".join(str(error).split()))
     except (OSError, http.client.HTTPException, ValueError) as error:
         return _failed(error, timeout)
-    finally:
-        connection.close()
+
+
+def _connection(address: str, timeout: float) -> http.client.HTTPConnection:
+    parts = urllib.parse.urlsplit(address)
+    host = parts.hostname or ""
+    if parts.scheme == "https":
+        return http.client.HTTPSConnection(host, parts.port, timeout=timeout, context=ssl.create_default_context())
+    return http.client.HTTPConnection(host, parts.port, timeout=timeout)
+
+
+def _cut(sockets: Sequence[socket.socket]) -> None:
+    """A socket's own timeout starts anew with every byte that comes; this wakes who reads it."""
+    for each in sockets:
+        with contextlib.suppress(OSError):
+            each.shutdown(socket.SHUT_RDWR)
 
 
 def _failed(error: Exception, timeout: float) -> Fact[Reply]:
@@ -124,26 +143,26 @@ def _failed(error: Exception, timeout: float) -> Fact[Reply]:
 
 
 def _tls_place(address: str) -> str:
-    parts = urllib.parse.urlsplit(address)
+    try:
+        parts = urllib.parse.urlsplit(address)
+        port = parts.port or 443
+    except ValueError:
+        return ""  # the question itself says what is wrong with the address
     host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
-    return f"{host}:{parts.port or 443}" if parts.scheme == "https" else ""
+    return f"{host}:{port}" if parts.scheme == "https" else ""
 
 
 def certificate(place: str, *, timeout: float = TIMEOUT_SECONDS) -> tuple[Fact[datetime], str]:
     """The last moment (UTC) of the certificate that host:port shows, and why it is not trusted, empty when it is.
 
     It is read without being trusted first: an expired one is what one wants to know. Nothing else is sent."""
-    host, _, port = place.rpartition(":")
-    host = host.strip("[]")
     fault = ""
     der: bytes | None = None
+    end = time.monotonic() + timeout
     for context in (ssl.create_default_context(), _untrusting()):
+        sockets: list[socket.socket] = []
         try:
-            with (
-                socket.create_connection((host, int(port)), timeout=timeout) as plain,
-                context.wrap_socket(plain, server_hostname=host) as shown,
-            ):
-                der = shown.getpeercert(binary_form=True)
+            der = within(end - time.monotonic(), partial(_shown, place, context, end, sockets), partial(_cut, sockets))
             break
         except ssl.SSLCertVerificationError as error:
             fault = error.verify_message
@@ -152,6 +171,21 @@ def certificate(place: str, *, timeout: float = TIMEOUT_SECONDS) -> tuple[Fact[d
     if der is None:
         return Fact(State.UNREADABLE, None, "it showed no certificate"), fault
     return attempt(lambda: x509.load_der_x509_certificate(der).not_valid_after_utc.astimezone(UTC)), fault
+
+
+def _shown(place: str, context: ssl.SSLContext, end: float, sockets: list[socket.socket]) -> bytes | None:
+    host, _, port = place.rpartition(":")
+    host = host.strip("[]")
+    left = max(0.01, end - time.monotonic())
+    with (
+        socket.create_connection((host, int(port)), timeout=left) as plain,
+        context.wrap_socket(plain, server_hostname=host, do_handshake_on_connect=False) as wrapped,
+    ):
+        sockets.append(wrapped)
+        if time.monotonic() > end:
+            raise TimeoutError
+        wrapped.do_handshake()
+        return wrapped.getpeercert(binary_form=True)
 
 
 def _untrusting() -> ssl.SSLContext:

@@ -11,13 +11,13 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from typing import IO, Any
 
 import paramiko
 
+from runbooks_lib.deadline import within
 from runbooks_lib.hosts.host import (
     AuthRefused,
     DeadlineExceeded,
@@ -290,23 +290,13 @@ def _tcp(settings: SshSettings, name: str, end: float) -> socket.socket:
 
 
 def _addresses(settings: SshSettings, name: str, end: float) -> list[tuple[Any, ...]]:
-    """What getaddrinfo says, before the monotonic time `end`: by itself it waits for dead name servers, and nothing
-    ends that. The thread is left to it."""
+    """What getaddrinfo says, before the monotonic time `end`: by itself it waits for dead name servers."""
     family = {"inet": socket.AF_INET, "inet6": socket.AF_INET6}.get(settings.address_family, socket.AF_UNSPEC)
     ask = partial(socket.getaddrinfo, settings.hostname, settings.port, family, socket.SOCK_STREAM)
     with contextlib.suppress(OSError, UnicodeError):
         return ask(flags=socket.AI_NUMERICHOST)  # an address asks nobody
-    answer: Future[list[tuple[Any, ...]]] = Future()
-
-    def look_up() -> None:
-        try:
-            answer.set_result(ask())
-        except Exception as error:
-            answer.set_exception(error)
-
-    threading.Thread(target=look_up, name="name look-up", daemon=True).start()
     try:
-        return answer.result(max(0.01, end - time.monotonic()))
+        return within(end - time.monotonic(), ask)
     except TimeoutError as error:
         raise DeadlineExceeded(
             name,

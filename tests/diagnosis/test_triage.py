@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import json
 import threading
@@ -189,6 +190,35 @@ def test_a_service_that_answers_errors_or_nothing_is_red(address: str) -> None:
     assert "HTTP 503" in answer.queue.detail
     (silent,) = services_asking.ask([ServiceSettings("gone", health="http://127.0.0.1:1/")])
     assert "no answer" in silent.health.detail
+
+
+def test_an_answer_that_drips_ends_at_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A socket's own timeout starts anew with every byte, the header's too."""
+    late = threading.Event()
+
+    def drip(handler: TeamCity) -> None:
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\n")
+        with contextlib.suppress(OSError):
+            for _ in range(400):
+                handler.wfile.write(b"X: y\r\n")
+                if late.wait(0.05):
+                    break
+            handler.wfile.write(b"Content-Length: 0\r\n\r\n")
+
+    monkeypatch.setattr(TeamCity, "do_GET", drip)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), TeamCity) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        reply = services_asking.get(f"http://127.0.0.1:{server.server_port}/", timeout=0.5)
+        late.set()
+        server.shutdown()
+    assert (reply.state, reply.detail) == (State.TIMED_OUT, "no whole answer within 0.5 s")
+
+
+@pytest.mark.parametrize("address", ["https://ci:84430/", "http://ci:http/", "https://[ci/"])
+def test_an_address_that_cannot_be_is_the_state_of_its_fact(address: str) -> None:
+    (answer,) = services_asking.ask([ServiceSettings("ci", teamcity=address, health=address)])
+    assert (answer.health.state, answer.queue.state) == (State.UNREADABLE, State.UNREADABLE)
 
 
 def test_a_login_that_is_refused_is_told_as_not_allowed(address: str) -> None:

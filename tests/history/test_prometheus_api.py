@@ -8,7 +8,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -118,6 +118,24 @@ def test_a_server_that_drips_does_not_hold_us_for_ever() -> None:
         with pytest.raises(HistoryError, match=r"no answer within 0\.5 s"):
             ask(url, timeout_seconds=0.5)
         assert time.monotonic() - started < 3
+        stop.set()
+
+
+def test_a_server_that_drips_its_headers_does_not_hold_us_either() -> None:
+    stop = threading.Event()
+
+    def drip(handler: http.server.BaseHTTPRequestHandler, _: bytes) -> None:
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\n")
+        with suppress(OSError):
+            for _ in range(400):
+                handler.wfile.write(b"X: y\r\n")
+                if stop.wait(0.05):
+                    break
+            handler.wfile.write(b"Content-Length: %d\r\n\r\n%b" % (len(OK), OK))
+
+    with serving(drip) as url:
+        with pytest.raises(HistoryError, match=r"no answer within 0\.5 s"):
+            ask(url, timeout_seconds=0.5)
         stop.set()
 
 
