@@ -184,6 +184,42 @@ def test_a_secret_written_where_a_reference_belongs_is_refused_and_not_repeated(
     assert '"env:NAME" or "file:/path"' in told
 
 
+@pytest.mark.parametrize(
+    ("table", "key"),
+    [
+        ("[hosts.a.services.ci]", "teamcity"),
+        ("[hosts.a.services.ci]", "health"),
+        ("[hosts.a.services.ci]", "certificate"),
+        ("[history]", "url"),
+        ("[notify.alertmanager]", "url"),
+        ("[notify]", "pages"),
+    ],
+)
+@pytest.mark.parametrize("address", ["https://admin:canary@ci.example/x", "https://admin:can/canary@ci", "a:canary@ci"])
+def test_a_password_in_an_address_is_refused_as_that_and_not_repeated(
+    tmp_path: Path, table: str, key: str, address: str
+) -> None:
+    told = mistakes_of(tmp_path, f'[hosts.a]\n{table}\n{key} = "{address}"\n')
+    assert f".{key}: found" in told
+    assert "canary" not in told
+    if address.endswith("/x") and key != "certificate":
+        assert "expected an address without a user and a password in it" in told
+
+
+@pytest.mark.parametrize("port", ["84430", "0", "http", "", "44 3"])
+def test_a_port_that_cannot_be_is_a_mistake_of_the_address(tmp_path: Path, port: str) -> None:
+    services = f'[hosts.a.services.ci]\nhealth = "https://ci:{port}/"\ncertificate = "ci:{port}"\n'
+    told = mistakes_of(tmp_path, services)
+    assert "hosts.a.services.ci.health: found" in told
+    assert 'expected a host and a port (1 to 65535) such as "ldap.example.com:636"' in told
+
+
+@pytest.mark.parametrize("address", ["http://x", "https://ci:65535", "http://[::1]:8111/a@b", "https://ci/?a=b#c"])
+def test_an_address_may_have_a_port_and_a_path(tmp_path: Path, address: str) -> None:
+    loaded = config.load(written(tmp_path, f'[hosts.a.services.ci]\nhealth = "{address}"\n'))
+    assert loaded.hosts["a"].services[0].health == address
+
+
 def test_broken_toml_is_told_with_its_line(tmp_path: Path) -> None:
     told = mistakes_of(tmp_path, "[hosts.a\n")
     assert "not TOML" in told

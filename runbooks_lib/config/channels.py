@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from runbooks_lib.config.values import Name, SecretReference, Section
+from runbooks_lib.config.values import Name, SecretReference, Section, WebAddress
 
 
 class Channel(Section):
@@ -51,7 +51,7 @@ class Channel(Section):
 class Alertmanager(Section):
     """`[notify.alertmanager]`: where alerts of a host are silenced while work on it is under way."""
 
-    url: str = Field(pattern=r"^https?://")
+    url: WebAddress
     user: str | None = None
     password: SecretReference | None = None
     token: SecretReference | None = None
@@ -61,7 +61,7 @@ class Alertmanager(Section):
 class Notify(Section):
     """`[notify]`: who is told. `pages`: the address under which others open what lies under `outputs`."""
 
-    pages: str | None = Field(None, pattern=r"^https?://")
+    pages: WebAddress | None = None
     channels: dict[Name, Channel] = Field(default_factory=dict)
     alertmanager: Alertmanager | None = None
 

@@ -55,23 +55,24 @@ def mistake(detail: ErrorDetails) -> str:
         expected = _range(kind, context, parts)
     elif kind == "literal_error":
         expected = f"one of {context['expected']}"
-    elif kind == "string_pattern_mismatch":
-        expected = "an address that begins with http:// or https://"
     else:
         expected = detail["msg"]
     secret = bool(parts) and (parts[-1] in _SECRETS or (parts[0], parts[-1]) == ("notify", "url"))
-    found = "a value" if secret else _shown(detail["input"])
+    found = "a value" if secret else _shown(detail["input"], address=bool(parts) and parts[-1] in _ADDRESSES)
     return f"{key}: found {found}, expected {expected}"
 
 
 _SECRETS = {"sudo_password", "password", "token"}
+_ADDRESSES = {"url", "pages", "teamcity", "health", "certificate"}
 
 
-def _shown(value: object) -> str:
+def _shown(value: object, *, address: bool = False) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, dict):
         return "a table"
+    if address and isinstance(value, str):  # before the @ stand a user and a password
+        value = re.sub(r"^([a-z]+://)?.*@", r"\1…@", value, flags=re.DOTALL | re.IGNORECASE)
     text = repr(value) if not isinstance(value, str) else f'"{value}"'
     return text if len(text) <= 60 else text[:57] + "…"
 

@@ -7,7 +7,17 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from runbooks_lib.config.values import Amount, Days, FilePath, Name, Ratio, SecretReference, Section, Weekday
+from runbooks_lib.config.values import (
+    Amount,
+    Days,
+    FilePath,
+    Name,
+    Ratio,
+    SecretReference,
+    Section,
+    WebAddress,
+    Weekday,
+)
 
 _WORKING_WEEK: tuple[Weekday, ...] = ("Mon", "Tue", "Wed", "Thu", "Fri")
 
@@ -47,7 +57,7 @@ class HistorySettings(Section):
     """`[history]`: a SQLite file of our own, or a Prometheus-compatible server. Not both."""
 
     path: FilePath | None = None
-    url: str | None = Field(None, pattern=r"^https?://")
+    url: WebAddress | None = None
     instance_label: Name = "instance"
     user: str | None = None
     password: SecretReference | None = None

@@ -47,14 +47,31 @@ def _path(value: Path) -> Path:
 FilePath = Annotated[Path, Field(strict=False), AfterValidator(_path)]
 
 
+def _is_port(text: str) -> bool:
+    return re.fullmatch("[0-9]{1,5}", text) is not None and 1 <= int(text) <= 65535
+
+
 def _tls_address(value: str) -> str:
-    if not re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}", value):
-        raise ValueError('a host and a port such as "ldap.example.com:636"')
+    host, _, port = value.rpartition(":")
+    if not re.fullmatch(r"\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+", host) or not _is_port(port):
+        raise ValueError('a host and a port (1 to 65535) such as "ldap.example.com:636"')
+    return value
+
+
+def _web_address(value: str) -> str:
+    found = re.fullmatch(r"https?://([^/\s?#]+)([/?#]\S*)?", value)
+    if found is None:
+        raise ValueError("an address that begins with http:// or https://, and then names a host")
+    if "@" in found[1]:
+        raise ValueError("an address without a user and a password in it")
+    port = re.fullmatch(r"(?:\[[^\[\]]+\]|[^:\[\]]+)(?::(.*))?", found[1])
+    if port is None or (port[1] is not None and not _is_port(port[1])):
+        raise ValueError("an address whose port, if it names one, is a number from 1 to 65535")
     return value
 
 
 TlsAddress = Annotated[str, AfterValidator(_tls_address)]
-WebAddress = Annotated[str, Field(pattern=r"^https?://[^/\s@]+(/\S*)?$")]
+WebAddress = Annotated[str, AfterValidator(_web_address)]
 
 
 class Section(BaseModel):
