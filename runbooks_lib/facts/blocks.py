@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from runbooks_lib.facts.fact import Damaged
 
-_ROW = re.compile(r" *([0-9]{1,6}) +([0-9]{1,8}) +([0-9]{1,20}) (\S+)\Z")
+_ROW = re.compile(r" *([0-9]{1,6}) +([0-9]{1,8}) +([0-9]{1,20}) ([^ ]+)\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ def parse(partitions: str, tree: str, attributes: Mapping[str, str]) -> tuple[Bl
     """/proc/partitions, the paths below /sys/block, and the attribute files by path. Raises Damaged."""
     below: dict[str, list[str]] = {}
     parts: set[str] = set()
-    for line in tree.splitlines():
+    for line in tree.split("\n"):
         pieces = line.split("/")
         if "*" in line or len(pieces) != 6 or pieces[1:3] != ["sys", "block"]:
             continue  # an unmatched pattern stays as it is
@@ -48,7 +48,7 @@ def parse(partitions: str, tree: str, attributes: Mapping[str, str]) -> tuple[Bl
             below.setdefault(pieces[4], []).append(pieces[3])
             parts.add(pieces[4])
     devices = []
-    for line in partitions.splitlines():
+    for line in partitions.split("\n"):
         if not line or line.startswith("major"):
             continue
         match = _ROW.match(line)

@@ -85,7 +85,8 @@ def parse(text: str, routes: str) -> Connections:
 
 def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
     try:
-        found = ipaddress.ip_address(text.strip("[]").partition("%")[0])
+        # Both [fe80::1%eth0] and [fe80::1]%eth0, which is iproute2's way.
+        found = ipaddress.ip_address(text.replace("[", "").replace("]", "").partition("%")[0])
     except ValueError:
         raise Damaged(f"ss names an end {text[:60]!r}") from None
     return (found.ipv4_mapped or found) if isinstance(found, ipaddress.IPv6Address) else found

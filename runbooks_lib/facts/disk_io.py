@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from runbooks_lib.facts.fact import Damaged
 
 SECTOR_BYTES = 512  # in diskstats always, whatever the device's own sector
-_LINE = re.compile(r"^ *([0-9]{1,6}) +([0-9]{1,8}) (\S+)((?: [0-9]{1,20}){11,20})$", re.MULTILINE)
+_LINE = re.compile(r"^ *([0-9]{1,6}) +([0-9]{1,8}) ([^ \n]+)((?: [0-9]{1,20}){11,20})$", re.MULTILINE)
 # node_exporter's default --collector.diskstats.device-exclude, widened by what is never a disk.
 _NOT_WHOLE = re.compile(
     r"(?:(?:z?ram|loop|fd|sr|(?:h|s|v|xv)d[a-z]+|(?:nvme[0-9]+n|mmcblk|nbd)[0-9]+p)[0-9]+|mmcblk[0-9]+boot[0-9])\Z"

@@ -70,12 +70,12 @@ class SwapArea:
 
 def parse_swaps(text: str) -> tuple[SwapArea, ...]:
     """/proc/swaps, one row an area; empty without swap. Raises Damaged."""
-    lines = [line for line in text.splitlines() if line]
+    lines = [line for line in text.split("\n") if line]
     if not lines or not lines[0].startswith("Filename"):
         raise Damaged("/proc/swaps has no heading")
     areas = []
     for line in lines[1:]:
-        fields = line.split()
+        fields = re.split("[ \t]+", line.strip(" \t"))  # other white space stands in a name as it is
         if len(fields) != 5:
             raise Damaged("/proc/swaps has a row without five fields")
         path, kind, size, used, priority = fields

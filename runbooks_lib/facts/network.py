@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from runbooks_lib.facts.fact import Damaged
 
 # A name ends at the last colon before the numbers: an alias is `eth0:1`, and old kernels write no blank after it.
-_LINE = re.compile(r"^ *(\S+?): *((?:[0-9]{1,20} +){15}[0-9]{1,20}) *$", re.MULTILINE)
+_LINE = re.compile(r"^ *([^ \n]+?): *((?:[0-9]{1,20} +){15}[0-9]{1,20}) *$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class Interface:
 def parse_interfaces(text: str) -> tuple[Interface, ...]:
     """The interfaces section, one row an interface. Raises Damaged."""
     rows = []
-    for line in text.splitlines():
+    for line in text.split("\n"):
         if not line:
             continue
         fields = line.split(" ")

@@ -172,7 +172,7 @@ def parse_details(pid: str, place: str, sections: Mapping[str, str]) -> Postgres
         return PostgresDetails(int(pid), "", "", detail="its data directory's mount does not answer")
     data, wal = (_one_line(sections.get(f"postgres-{part} {pid}", "")) for part in ("data", "wal"))
     said: dict[str, Any] = {}
-    for line in sections.get(f"psql {pid}", "").splitlines():
+    for line in sections.get(f"psql {pid}", "").split("\n"):  # JSON may hold what else ends a line
         if line.strip():
             try:
                 row = json.loads(line)

@@ -153,7 +153,7 @@ def parse(pid: str, sections: Mapping[str, str]) -> PostgresActivity:
     looks: list[Look] = []
     said: dict[str, Any] = {}
     messages: list[str] = []
-    for line in sections.get(f"activity {pid}", "").splitlines():
+    for line in sections.get(f"activity {pid}", "").split("\n"):  # JSON may hold what else ends a line
         if not line.startswith("{"):
             if line.strip():
                 messages.append(line.strip()[:300])
