@@ -42,7 +42,7 @@ _SHOWN = 20
 _MOST_MISTAKES = 10_000
 _MILLISECONDS_FROM = 1e11  # as seconds that would be the year 5138
 _EPOCH = re.compile(r"[0-9]+(\.[0-9]*)?")
-_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}|(?:19|20)[0-9]{6}")  # the second would be some day of 1970 or so
 
 _Row = tuple[str, str, int, float]  # instance, key, time, value
 
@@ -235,14 +235,16 @@ def _number(name: str, cell: str) -> float:
 
 def _time(cell: str, zone: tzinfo | None) -> int:
     try:
+        if _DATE.fullmatch(cell):
+            return to_seconds(datetime.fromisoformat(cell).replace(tzinfo=UTC))  # whatever the zone: a day is a day
         if _EPOCH.fullmatch(cell):
             seconds = float(cell)
             return to_seconds(datetime.fromtimestamp(seconds / 1000 if seconds >= _MILLISECONDS_FROM else seconds, UTC))
         time = datetime.fromisoformat(cell)
         if time.tzinfo is None:
-            if not _DATE.fullmatch(cell) and zone is None:
+            if zone is None:
                 raise _Bad(f"a time without a zone: {cell[:40]!r}; add Z or +02:00, or name the file's zone")
-            time = time.replace(tzinfo=UTC if zone is None else zone)
+            time = time.replace(tzinfo=zone)
         return to_seconds(time)
     except (ValueError, OverflowError, OSError, UsageError):
         raise _Bad(f"not a time: {cell[:40]!r}") from None

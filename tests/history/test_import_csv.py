@@ -120,6 +120,18 @@ def test_a_zone_for_times_that_name_none(history: SqliteHistory, file: Path) -> 
     assert found.last_time == datetime(2025, 3, 8, 0, 30, tzinfo=timezone(timedelta(hours=1)))
 
 
+@pytest.mark.parametrize("zone", [None, ZoneInfo("Asia/Tokyo"), ZoneInfo("America/New_York")])
+@pytest.mark.parametrize("day", ["2025-03-08", "20250308"])
+def test_a_date_alone_is_that_day_whatever_the_zone(
+    history: SqliteHistory, file: Path, day: str, zone: ZoneInfo | None
+) -> None:
+    file.write_text(f"time,used_bytes\n{day},1\n")
+    import_csv(history, file, instance="a", mountpoint="/", zone=zone, now=NOW)
+    found = history.filesystem("a", "/", end=NOW)
+    assert found is not None
+    assert found.last_time == datetime(2025, 3, 8, tzinfo=UTC)
+
+
 BAD = {
     "yesterday,1": "not a time",
     "2025-03-08T00:00:00,1": "without a zone",
