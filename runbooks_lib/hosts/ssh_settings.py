@@ -59,7 +59,7 @@ def resolve(
         config = str(Path(config).expanduser().absolute())
     ssh = _ssh_program(os.environ.get("PATH"), int(time.monotonic() / _LOOK_SECONDS))
     key = cache.Key(ssh_name, user, port, config, ssh)
-    kept = cache.get(key)
+    kept, asked = cache.get(key)
     if kept is not None:
         return kept
     if ssh is None:
@@ -68,7 +68,7 @@ def resolve(
         with _AT_ONCE:
             output = _ask_ssh(ssh, ssh_name, config, user, port, deadline_seconds)
         settings = from_options(ssh_name, parse_output(output), config)
-    cache.put(key, settings)
+    cache.put(key, settings, asked)
     return settings
 
 

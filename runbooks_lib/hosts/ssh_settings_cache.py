@@ -64,8 +64,8 @@ _shelves: dict[tuple[str | None, str | None], _Shelf] = {}
 _lock = threading.Lock()
 
 
-def get(key: Key) -> SshSettings | None:
-    """The kept answer, or None when there is none or a file has changed since."""
+def get(key: Key) -> tuple[SshSettings | None, ConfigState]:
+    """The kept answer, None when there is none or a file has changed since; and the state of the files, for `put`."""
     with _lock:
         shelf = _shelf(key)
         kept = shelf.answers.get(key.text)
@@ -73,13 +73,16 @@ def get(key: Key) -> SshSettings | None:
             kept = _revive(shelf.stored.pop(key.text))
             if kept is not None:
                 shelf.answers[key.text] = kept
-        return kept
+        return kept, shelf.state
 
 
-def put(key: Key, settings: SshSettings) -> None:
-    """Keep an answer for this process and, written when it ends or at `save`, for the next."""
+def put(key: Key, settings: SshSettings, asked: ConfigState) -> None:
+    """Keep an answer for this process and, written when it ends or at `save`, for the next; not when the files have
+    changed since it was `asked`: it may be theirs of before."""
     with _lock:
         shelf = _shelf(key)
+        if shelf.state != asked:
+            return
         shelf.answers[key.text] = settings
         shelf.unsaved = not shelf.state.volatile
 

@@ -10,12 +10,14 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from runbooks_lib.errors import UsageError
+from runbooks_lib.hosts import ssh_settings
 from runbooks_lib.hosts import ssh_settings_cache as cache
 from runbooks_lib.hosts.host import SettingsRefused
 from runbooks_lib.hosts.ssh_config_file import home_directory, split_arguments
@@ -266,6 +268,25 @@ def test_an_answer_is_kept_until_a_file_changes(tmp_path: Path, monkeypatch: pyt
         resolve("db", config_file=config)
     assert asked.read_text().count("x") == 1
     included.write_text("Host y\n User z\n")
+    resolve("db", config_file=config)
+    assert asked.read_text().count("x") == 2
+
+
+def test_an_answer_that_was_asked_before_an_edit_is_not_kept_as_one_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = counting_ssh(tmp_path, monkeypatch)
+    monkeypatch.setattr(cache, "_STATE_SECONDS", 0.0)
+    config, real = write(tmp_path, "Host x\n"), ssh_settings._ask_ssh
+
+    def edited_meanwhile(*arguments: Any) -> str:
+        answer = real(*arguments)
+        config.write_text("Host y\n User z\n")
+        return answer
+
+    monkeypatch.setattr(ssh_settings, "_ask_ssh", edited_meanwhile)
+    resolve("db", config_file=config)
+    monkeypatch.setattr(ssh_settings, "_ask_ssh", real)
     resolve("db", config_file=config)
     assert asked.read_text().count("x") == 2
 
