@@ -180,7 +180,7 @@ def _hint(alias: Alias, settings: SshSettings) -> str:
 
 def _key(name: str) -> str:
     """A TOML key: bare where it may be, else a basic string (JSON's escapes are TOML's, but for the DEL character)."""
-    return name if _BARE_KEY.fullmatch(name) else json.dumps(name).replace("\x7f", "\\u007f")
+    return name if _BARE_KEY.fullmatch(name) else json.dumps(name, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _one_line(text: str) -> str:

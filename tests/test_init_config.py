@@ -81,11 +81,21 @@ def test_without_any_host_the_starter_shows_an_example(tmp_path: Path) -> None:
 
 
 def test_names_that_are_hostile_to_toml_stay_text(tmp_path: Path) -> None:
-    names = [b"'a\"b'", '"é"'.encode(), b'"a\x7fb"', b'"q\'r"', b'"\xff"', b'"x = 1"', b"a.b", '"日本\u202e"'.encode()]
+    names = [
+        b"'a\"b'",
+        '"é"'.encode(),
+        b'"a\x7fb"',
+        b'"q\'r"',
+        b'"\xff"',
+        b'"x = 1"',
+        b"a.b",
+        "\U0001f600".encode(),
+        '"日本\u202e"'.encode(),
+    ]
     path = write(tmp_path, "")
     path.write_bytes(b"".join(b"Host " + name + b"\n" for name in names) + b"Host good\n")
     found = starter(path)
-    assert found.hosts == ("é", "a.b", "good")
+    assert found.hosts == ("é", "a.b", "\U0001f600", "good")
     assert len(found.commented) == 6
     assert set(tomllib.loads(found.text)["hosts"]) == set(found.hosts)
 
