@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -93,7 +94,9 @@ def escape(path: str) -> bytes:
     r"""A path as the kernel writes it in /proc: space, tab, newline and backslash as three octal digits. A byte
     that is not
     UTF-8 stands in a path of ours as `\xff`, and is sent as that byte."""
-    raw = path.encode("utf-8", "surrogateescape")
+    raw = re.sub(
+        rb"\\x([89a-f][0-9a-f])", lambda byte: bytes.fromhex(byte[1].decode()), path.encode("utf-8", "surrogateescape")
+    )
     return raw.replace(b"\\", b"\\134").replace(b" ", b"\\040").replace(b"\t", b"\\011").replace(b"\n", b"\\012")
 
 

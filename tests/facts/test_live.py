@@ -263,6 +263,11 @@ def test_a_script_without_its_nonce_says_so(host: Host) -> None:
     assert result.stdout == b""
 
 
+def test_a_path_is_sent_as_the_kernel_writes_it_and_a_byte_that_is_no_text_as_that_byte() -> None:
+    assert collect.escape("/srv/a b\\c") == rb"/srv/a\040b\134c"
+    assert collect.escape("/srv/ü\\xff\\xfe/\\x41") == "/srv/ü".encode() + b"\xff\xfe/" + rb"\134x41"
+
+
 def test_an_answer_that_is_not_whole_is_a_failure_of_that_host(shell_host: NewHost) -> None:
     with pytest.raises(collect.AnswerIncomplete) as failure:
         collect.read_snapshot(shell_host(("true",)), sample_seconds=0)
