@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from runbooks_lib import config
+from runbooks_lib.ansible_inventory import AnsibleHost
 from runbooks_lib.errors import ExitCode, UsageError
 
 WHOLE = """
@@ -235,6 +236,26 @@ def test_bytes_that_are_no_text_and_a_missing_file_are_told(tmp_path: Path) -> N
         config.load(tmp_path / "absent.toml")
     with pytest.raises(UsageError, match="cannot be read"):
         config.load(tmp_path)
+
+
+@pytest.mark.parametrize("line", ['outputs = "~nosuchuser/out"', 'ssh_config = "~nosuchuser/config"'])
+def test_the_home_of_nobody_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str) -> None:
+    with pytest.raises(UsageError, match="no user has the home directory of ~nosuchuser"):
+        config.load(written(tmp_path, f"{line}\n"))
+    with pytest.raises(UsageError, match="no user has the home directory of ~nosuchuser"):
+        config.load("~nosuchuser/runbooks.toml")
+    monkeypatch.setenv(config.CONFIG_ENV, "~nosuchuser/runbooks.toml")
+    with pytest.raises(UsageError, match="no user has the home directory of ~nosuchuser"):
+        config.load()
+
+
+def test_a_host_that_ansible_reaches_without_ssh_is_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = (AnsibleHost("here", "here", local=True), AnsibleHost("there", "there"))
+    monkeypatch.setattr("runbooks_lib.ansible_inventory.read_inventory", lambda _: found)
+    loaded = config.load(written(tmp_path, '[ansible]\ninventory = "hosts"\n'))
+    assert {name: entry.local for name, entry in loaded.hosts.items()} == {"here": True, "there": False}
 
 
 def test_the_file_is_found_in_a_parent_directory_or_by_the_environment(

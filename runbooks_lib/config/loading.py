@@ -22,9 +22,9 @@ def find(given: str | os.PathLike[str] | None = None) -> Path:
     """The config file: the one given, `$RUNBOOKS_CONFIG`, `runbooks.toml` here or in a parent directory, or
     `~/.config/runbooks/runbooks.toml`. Raises UsageError when there is none."""
     if given is not None:
-        return Path(given).expanduser()
+        return _expanded(Path(given))
     if os.environ.get(CONFIG_ENV):
-        return Path(os.environ[CONFIG_ENV]).expanduser()
+        return _expanded(Path(os.environ[CONFIG_ENV]))
     here = Path.cwd()
     for directory in (here, *here.parents):
         if (directory / CONFIG_NAME).is_file():
@@ -38,6 +38,15 @@ def find(given: str | os.PathLike[str] | None = None) -> Path:
         true_now="no inventory was read and nothing was done",
         next="go to where yours is, or name it: --config FILE, $RUNBOOKS_CONFIG; `runbook init` writes a first one",
     )
+
+
+def _expanded(path: Path, *, where: str = "") -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise UsageError(
+            f"no user has the home directory of {path}", where=where, true_now="nothing was done", next="write it out"
+        ) from error
 
 
 def load(given: str | os.PathLike[str] | None = None) -> Config:
@@ -85,7 +94,7 @@ def _resolve(path: Path, parsed: InventoryFile) -> Config:
     base = path.parent
 
     def absolute(value: Path) -> Path:
-        return base / value.expanduser()
+        return base / _expanded(value, where=str(path))
 
     history = parsed.history
     if history.url is None:
@@ -142,7 +151,7 @@ def _with_ansible(inventory: Path, listed: dict[str, HostEntry], parsed: Invento
             name=found.name,
             ssh_name=asked_ssh or found.ssh_name,
             groups=tuple(dict.fromkeys((*found.groups, *entry.groups))),
-            local=entry.local,
+            local=entry.local or found.local,
             example=entry.example,
             sudo_password=entry.sudo_password,
             note=entry.note,
