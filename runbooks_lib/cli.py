@@ -67,7 +67,8 @@ def hosts_list(config_path: Path | None, names: tuple[str, ...], group: str | No
 def hosts_check(config_path: Path | None, names: tuple[str, ...], group: str | None) -> None:
     """Connect to each host and say what works: address, host key, login, facts, the listed partitions.
 
-    Nothing is stored and nothing is changed. Exit code 1 when a host is not right.
+    Nothing is stored and nothing is changed. What of the SSH configuration is not followed here is said too. Exit code 1
+    when a host is not right.
     """
     from runbooks_lib import terminal
     from runbooks_lib.history import collecting

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from runbooks_lib import words
+
 if TYPE_CHECKING:
     from runbooks_lib.config import Config, HostEntry
     from runbooks_lib.history.collecting import Archives, Row, Seen
@@ -88,6 +90,7 @@ def show_inventory(config: Config, entries: list[HostEntry]) -> None:
         ]
         rows.append((entry.name, way, ", ".join(entry.groups) or "-", "; ".join(partitions) or "(all, by default)"))
     table(rows, ("HOST", "REACHED BY", "GROUPS", "PARTITIONS: THRESHOLD, LEAD TIME"))
+    _show_notes((entry.name, entry.notes) for entry in entries)
     click.echo(f"\n{config.file}; history: {config.history.path or config.history.url}")
 
 
@@ -153,9 +156,20 @@ def show_checks(rows: list[Row]) -> None:
     for row in rows:
         for doubt in row.doubts:
             click.echo(f"{plain(row.host)}: {plain(doubt)}")
+    _show_notes((row.host, row.notes) for row in rows)
     _show_failures(rows)
     well = sum(row.ok for row in rows)
     click.echo(f"\n{well} of {_count(len(rows), 'host')} are right. Nothing was stored.")
+
+
+def _show_notes(noted: Iterable[tuple[str, tuple[str, ...]]]) -> None:
+    """What is not followed of the way to hosts, once for all that say it."""
+    hosts: dict[str, list[str]] = {}
+    for host, notes in noted:
+        for note in notes:
+            hosts.setdefault(note, []).append(plain(host))
+    for note, names in hosts.items():
+        click.echo(f"{words.listing(names, limit=5)}: {plain(note)}")
 
 
 def show_collected(rows: list[Row], config: Config, *, quiet: bool = False) -> None:

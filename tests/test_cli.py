@@ -78,6 +78,21 @@ def test_hosts_are_collected_over_ssh_and_stand_in_the_history(tmp_path: Path, p
     assert runbook(tmp_path, "collect", "--quiet", expect=0).stdout == ""
 
 
+def test_what_is_not_followed_of_the_way_to_hosts_is_said_once_where_they_are_checked_and_listed(
+    tmp_path: Path, practice: PracticeHost
+) -> None:
+    inventory(tmp_path, practice)
+    own = tmp_path / "ssh_config"
+    own.write_text(f"Host db-*\n  Ciphers aes128-gcm@openssh.com\n{practice.ssh_config.read_text()}")
+    (tmp_path / "hosts.ini").write_text("[all]\ndb-1\ndb-2\n[all:vars]\nansible_ssh_common_args=-o Compression=yes\n")
+    (tmp_path / "runbooks.toml").write_text('ssh_config = "ssh_config"\n[ansible]\ninventory = "hosts.ini"\n')
+    checked, listed = (runbook(tmp_path, "hosts", verb, expect=0).stdout for verb in ("check", "list"))
+    assert checked.count("db-1 and db-2: Ciphers is not followed") == 1
+    assert "MACs" not in checked
+    for told in (checked, listed):
+        assert told.count("db-1 and db-2: ansible_ssh_common_args is not followed") == 1
+
+
 def test_facts_are_words_and_json_only_when_asked_for(tmp_path: Path, practice: PracticeHost) -> None:
     inventory(tmp_path, practice)
     words = runbook(tmp_path, "facts", "db-1", "--slow", expect=0).stdout

@@ -66,6 +66,7 @@ class HostEntry:
     defaults: Defaults = field(default_factory=Defaults)
     port: int | None = None  # set only where an Ansible inventory says so
     user: str | None = None
+    notes: tuple[str, ...] = ()  # what an Ansible inventory says about the connection and is not followed
     lvm: bool = False  # read LVM too, as root: thin pools, and what volume groups still have to give
 
     def partition(self, mountpoint: str) -> PartitionSettings:

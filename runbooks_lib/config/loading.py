@@ -160,6 +160,7 @@ def _with_ansible(inventory: Path, listed: dict[str, HostEntry], parsed: Invento
             defaults=parsed.defaults,
             port=found.port,
             user=found.user,
+            notes=found.notes,
             lvm=entry.lvm,
         )
     unknown = [name for name in listed if name not in hosts]

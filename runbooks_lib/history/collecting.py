@@ -24,6 +24,7 @@ from runbooks_lib.hosts.host import Host, HostError, Script
 from runbooks_lib.hosts.opening import open_host
 from runbooks_lib.hosts.pool import Outcome, run_on_all
 from runbooks_lib.hosts.shares import Shares
+from runbooks_lib.hosts.ssh_settings import resolve
 
 OnProgress = Callable[[str, str], None]  # host, state
 T = TypeVar("T")
@@ -35,7 +36,8 @@ ARCHIVES_DEADLINE_SECONDS = 900.0  # a month of archives is read on the host, fi
 class Row:
     """One host of a round. `state` is "ok" or the HostError's kind; `message` says what went wrong and what to do.
 
-    `seen` is set when the host was read. `doubts` are things that are not right all the same.
+    `seen` is set when the host was read. `doubts` are things that are not right all the same, `notes` what the way to
+    it says and is not followed.
     """
 
     host: str
@@ -44,6 +46,7 @@ class Row:
     seen: Seen | None = None
     message: str = ""
     doubts: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -164,8 +167,19 @@ def check(config: Config, entries: Sequence[HostEntry], *, on_progress: OnProgre
     rows = []
     for outcome in _round(config, entries, work, on_progress):
         seen, doubts = outcome.value or (None, ())
-        rows.append(Row(outcome.host, outcome.state, outcome.seconds, seen, _message(outcome), doubts))
+        notes = _notes(named[outcome.host], config)
+        rows.append(Row(outcome.host, outcome.state, outcome.seconds, seen, _message(outcome), doubts, notes))
     return rows
+
+
+def _notes(entry: HostEntry, config: Config) -> tuple[str, ...]:
+    if entry.local:
+        return entry.notes
+    try:
+        settings = resolve(entry.ssh_name, config_file=config.ssh_config, user=entry.user, port=entry.port)
+    except HostError:
+        return entry.notes  # its row says why
+    return (*entry.notes, *settings.notes)
 
 
 def read_one(

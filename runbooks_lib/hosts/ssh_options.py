@@ -180,6 +180,15 @@ def _refuse_what_cannot_be_done(ssh_name: str, first: Callable[[str], str | None
         )
 
 
+ALGORITHMS = {
+    "ciphers": "Ciphers",
+    "macs": "MACs",
+    "kexalgorithms": "KexAlgorithms",
+    "hostkeyalgorithms": "HostKeyAlgorithms",
+    "requiredrsasize": "RequiredRSASize",
+}
+
+
 def _notes(first: Callable[[str], str | None], flag: Callable[[str], bool]) -> Iterator[str]:
     if (first("stricthostkeychecking") or "ask").lower() in ("no", "off", "false", "accept-new"):
         yield "StrictHostKeyChecking is set lower: not followed, an unknown host key is always refused here"
@@ -199,6 +208,9 @@ def _notes(first: Callable[[str], str | None], flag: Callable[[str], bool]) -> I
         yield "RemoteCommand is not run: the host gets the script that it is sent"
     if flag("permitlocalcommand") and first("localcommand"):
         yield "LocalCommand is not run"
+    for keyword, name in ALGORITHMS.items():
+        if first(keyword):
+            yield f"{name} is not followed: of what the host knows, the first that this package prefers is taken"
 
 
 def parse_jump(ssh_name: str, value: str) -> tuple[JumpHop, ...]:

@@ -23,7 +23,7 @@ from shutil import which
 from runbooks_lib.hosts import ssh_settings_cache as cache
 from runbooks_lib.hosts.host import HostError, SettingsRefused
 from runbooks_lib.hosts.ssh_config_file import Alias, list_hosts
-from runbooks_lib.hosts.ssh_options import JumpHop, SshSettings, from_options, parse_output
+from runbooks_lib.hosts.ssh_options import ALGORITHMS, JumpHop, SshSettings, from_options, parse_output
 from runbooks_lib.hosts.ssh_settings_fallback import read_options
 
 __all__ = ["Alias", "JumpHop", "SshSettings", "list_hosts", "resolve", "resolve_many", "route"]
@@ -67,7 +67,7 @@ def resolve(
     else:
         with _AT_ONCE:
             output = _ask_ssh(ssh, ssh_name, config, user, port, deadline_seconds)
-        settings = from_options(ssh_name, parse_output(output), config)
+        settings = from_options(ssh_name, _set_by_hand(ssh, parse_output(output)), config)
     cache.put(key, settings, asked)
     return settings
 
@@ -121,6 +121,21 @@ def route(settings: SshSettings) -> tuple[SshSettings, ...]:
 def _ssh_program(path: str | None, _now: int) -> str | None:
     """Where `ssh` is, looked for once a moment and not once a host."""
     return which("ssh", path=path)
+
+
+def _set_by_hand(ssh: str, options: dict[str, list[str]]) -> dict[str, list[str]]:
+    """The options without the algorithms that are what this ssh would take by itself: `-G` prints them all."""
+    printed = options.keys() & ALGORITHMS
+    defaults = _defaults(ssh) if printed else {}
+    return {key: value for key, value in options.items() if key not in printed or defaults.get(key, value) != value}
+
+
+@lru_cache(maxsize=4)
+def _defaults(ssh: str) -> dict[str, list[str]]:
+    try:
+        return parse_output(_ask_ssh(ssh, "localhost", "none", None, None, DEADLINE_SECONDS))
+    except SettingsRefused:
+        return {}
 
 
 def check_name(ssh_name: str, *, user: str | None = None) -> None:

@@ -24,7 +24,7 @@ from typing import Any
 from runbooks_lib.hosts.ssh_config_file import ConfigState, home_directory, state
 from runbooks_lib.hosts.ssh_options import JumpHop, SshSettings
 
-_FORMAT = 2
+_FORMAT = 3
 _VOLATILE_SECONDS = 60.0  # an answer that rests on more than files
 _STATE_SECONDS = 1.0  # the files are looked at once a second, not once a host
 _KEPT_SECONDS = 30 * 86400.0

@@ -30,28 +30,28 @@ from runbooks_lib.hosts.ssh_config_file import (
 
 _HONOURED = frozenset(
     """
-    addressfamily bindaddress bindinterface certificatefile checkhostip compression connecttimeout
-    forwardagent globalknownhostsfile gssapiauthentication hashknownhosts hostbasedauthentication hostkeyalias
-    hostname identitiesonly identityagent identityfile knownhostscommand localcommand
-    nohostauthenticationforlocalhost permitlocalcommand pkcs11provider port proxycommand proxyjump
-    proxyusefdpass pubkeyauthentication remotecommand revokedhostkeys serveraliveinterval
-    stricthostkeychecking user userknownhostsfile verifyhostkeydns
+    addressfamily bindaddress bindinterface certificatefile checkhostip ciphers compression connecttimeout
+    forwardagent globalknownhostsfile gssapiauthentication hashknownhosts hostbasedauthentication
+    hostkeyalgorithms hostkeyalias hostname identitiesonly identityagent identityfile kexalgorithms
+    knownhostscommand localcommand macs nohostauthenticationforlocalhost permitlocalcommand pkcs11provider port
+    proxycommand proxyjump proxyusefdpass pubkeyauthentication remotecommand requiredrsasize revokedhostkeys
+    serveraliveinterval stricthostkeychecking user userknownhostsfile verifyhostkeydns
     """.split()  # noqa: SIM905
 )
 # These change neither where nor how a host is reached, or only what is not used here.
 _HARMLESS = frozenset(
     """
     addkeystoagent batchmode canonicalizehostname casignaturealgorithms challengeresponseauthentication
-    ciphers clearallforwardings connectionattempts controlmaster controlpath controlpersist dynamicforward
+    clearallforwardings connectionattempts controlmaster controlpath controlpersist dynamicforward
     enableescapecommandline enablesshkeysign escapechar exitonforwardfailure fingerprinthash
     forkafterauthentication forwardx11 forwardx11timeout forwardx11trusted gatewayports
-    gssapidelegatecredentials gssapikeyexchange hostbasedacceptedalgorithms hostbasedkeytypes
-    hostkeyalgorithms include ipqos kbdinteractiveauthentication kbdinteractivedevices kexalgorithms
-    localforward loglevel logverbose macs numberofpasswordprompts obscurekeystroketiming
-    passwordauthentication permitremoteopen preferredauthentications protocol pubkeyacceptedalgorithms
-    pubkeyacceptedkeytypes rekeylimit remoteforward requesttty requiredrsasize securitykeyprovider sendenv
-    serveralivecountmax sessiontype setenv stdinnull streamlocalbindmask streamlocalbindunlink syslogfacility
-    tcpkeepalive tunnel tunneldevice updatehostkeys usekeychain useroaming visualhostkey xauthlocation
+    gssapidelegatecredentials gssapikeyexchange hostbasedacceptedalgorithms hostbasedkeytypes include ipqos
+    kbdinteractiveauthentication kbdinteractivedevices localforward loglevel logverbose numberofpasswordprompts
+    obscurekeystroketiming passwordauthentication permitremoteopen preferredauthentications protocol
+    pubkeyacceptedalgorithms pubkeyacceptedkeytypes rekeylimit remoteforward requesttty securitykeyprovider
+    sendenv serveralivecountmax sessiontype setenv stdinnull streamlocalbindmask streamlocalbindunlink
+    syslogfacility tcpkeepalive tunnel tunneldevice updatehostkeys usekeychain useroaming visualhostkey
+    xauthlocation
     """.split()  # noqa: SIM905
 )
 _ONE_PATH = frozenset({"identityfile", "certificatefile", "identityagent", "revokedhostkeys"})

@@ -189,6 +189,13 @@ def test_without_ssh_an_include_is_refused_only_when_it_names_a_file(
         resolve("db", config_file=write(tmp_path, f"\nInclude {included}\n"))
 
 
+@pytest.mark.usefixtures("no_ssh")
+def test_without_ssh_it_is_said_too_which_algorithms_are_not_followed(tmp_path: Path) -> None:
+    config = write(tmp_path, "Host db\n Ciphers aes128-ctr\n RequiredRSASize 3072\n")
+    notes = resolve("db", config_file=config).notes
+    assert [note.partition(" ")[0] for note in notes] == ["Ciphers", "RequiredRSASize"]
+
+
 @pytest.mark.lab
 @pytest.mark.usefixtures("ssh")
 def test_with_ssh_include_and_match_mean_what_they_mean(tmp_path: Path) -> None:
@@ -203,11 +210,16 @@ def test_what_ssh_would_do_and_we_do_not_is_said(tmp_path: Path) -> None:
     config = write(
         tmp_path,
         "Host a\n StrictHostKeyChecking no\n ForwardAgent yes\n GSSAPIAuthentication yes\n RemoteCommand top\n"
+        " Ciphers aes128-ctr\n MACs hmac-sha2-256\n KexAlgorithms curve25519-sha256\n HostKeyAlgorithms ssh-ed25519\n"
+        " RequiredRSASize 3072\n"
         "Host b\n KnownHostsCommand /bin/echo %H\nHost c\n ProxyUseFdpass yes\nHost d\n BindInterface lo\n",
     )
     notes = " ".join(resolve("a", config_file=config).notes)
     for word in ("StrictHostKeyChecking", "ForwardAgent", "GSSAPI", "RemoteCommand"):
         assert word in notes
+    for word in ("Ciphers", "MACs", "KexAlgorithms", "HostKeyAlgorithms", "RequiredRSASize"):
+        assert f"{word} is not followed" in notes
+        assert word not in " ".join(resolve("e", config_file=config).notes)
     for name in "bcd":
         with pytest.raises(SettingsRefused, match="cannot be done here"):
             resolve(name, config_file=config)
@@ -513,7 +525,8 @@ def test_without_ssh_the_answer_is_the_same_or_a_refusal(
         identities = tuple(path for path in found.identity_files if "/.ssh/id_" not in path)
         return replace(found, identity_files=identities, config_file=None, identity_files_are_defaults=False)
 
-    theirs = comparable(from_options(name, parse_output(output.stdout)))
+    printed = ssh_settings._set_by_hand(str(shutil.which("ssh")), parse_output(output.stdout))
+    theirs = comparable(from_options(name, printed))
     from runbooks_lib.hosts.ssh_settings_fallback import read_options
 
     try:
