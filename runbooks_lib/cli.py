@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import signal
 import sys
 from pathlib import Path
@@ -67,8 +68,8 @@ def hosts_list(config_path: Path | None, names: tuple[str, ...], group: str | No
 def hosts_check(config_path: Path | None, names: tuple[str, ...], group: str | None) -> None:
     """Connect to each host and say what works: address, host key, login, facts, the listed partitions.
 
-    Nothing is stored and nothing is changed. What of the SSH configuration is not followed here is said too. Exit code 1
-    when a host is not right.
+    Nothing is stored and nothing is changed. What of the SSH configuration is not followed here is said too. Exit code
+    1 when a host is not right.
     """
     from runbooks_lib import terminal
     from runbooks_lib.history import collecting
@@ -360,6 +361,16 @@ def _stop(number: int, _frame: object) -> None:
     raise KeyboardInterrupt(f"stopped by {signal.Signals(number).name}")
 
 
+_CHANGING = {"run", "resume", "undo", "cancel", "relieve", "lab-host"}  # what broke off there is no success
+
+
+def _nobody_reads() -> bool:
+    """Whether stdout is a pipe whose reader is gone; another pipe may have broken."""
+    poll = select.poll()
+    poll.register(1, 0)
+    return any(events & select.POLLERR for _, events in poll.poll(0))
+
+
 def _shown(message: str) -> str:
     """A message for the terminal: what a host said stands in it, and may hold what steers one."""
     from runbooks_lib import terminal
@@ -373,6 +384,7 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, _stop)
+    stdout = sys.stdout
     try:
         cli.main(standalone_mode=False)
     except click.exceptions.Exit as stop:
@@ -388,10 +400,12 @@ def main() -> None:
     except RunbookError as error:
         click.echo(_shown(str(error)), err=True)
         sys.exit(error.exit_code)
-    except BrokenPipeError:
-        # `runbook … | head`: the reader has what it wanted. Python would complain again while flushing at exit.
-        sys.stderr.close()
-        sys.exit(ExitCode.OK)
+    except SystemExit:
+        # click makes exit code 1 of a broken pipe, and puts another stdout in its place. `runbook … | head`: the reader
+        # has what it wanted.
+        if sys.stdout is not stdout and _nobody_reads() and not _CHANGING & set(sys.argv[1:]):
+            sys.exit(ExitCode.OK)
+        raise
 
 
 if __name__ == "__main__":

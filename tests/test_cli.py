@@ -93,6 +93,25 @@ def test_what_is_not_followed_of_the_way_to_hosts_is_said_once_where_they_are_ch
         assert told.count("db-1 and db-2: ansible_ssh_common_args is not followed") == 1
 
 
+@pytest.mark.parametrize(
+    ("words", "status"), [(["collect", "--show-script"], 0), (["--help"], 0), (["undo", "--help"], 1)]
+)
+def test_a_reader_that_has_what_it_wanted_is_no_failure_but_of_a_verb_that_changes_hosts(words, status) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as nobody:
+        done = subprocess.run(
+            [sys.executable, "-m", "runbooks_lib", *words],
+            stdout=nobody,
+            stderr=subprocess.PIPE,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == status
+    assert b"Traceback" not in done.stderr
+    assert b"Exception ignored" not in done.stderr
+
+
 def test_facts_are_words_and_json_only_when_asked_for(tmp_path: Path, practice: PracticeHost) -> None:
     inventory(tmp_path, practice)
     words = runbook(tmp_path, "facts", "db-1", "--slow", expect=0).stdout
