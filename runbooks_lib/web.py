@@ -170,4 +170,4 @@ def is_this_machine(host: str) -> bool:
 
 
 def _without_secret(url: str) -> str:
-    return re.sub(r"//[^/]*@", "//…@", url)
+    return re.sub(r"//.*@", "//…@", url)

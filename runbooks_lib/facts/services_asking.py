@@ -166,7 +166,7 @@ def certificate(place: str, *, timeout: float = TIMEOUT_SECONDS) -> tuple[Fact[d
             break
         except ssl.SSLCertVerificationError as error:
             fault = error.verify_message
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, OverflowError) as error:
             return Fact(_failed(error, timeout).state, None, _failed(error, timeout).detail), fault
     if der is None:
         return Fact(State.UNREADABLE, None, "it showed no certificate"), fault

@@ -345,9 +345,11 @@ class SshHost:
                 return False
             try:
                 return self._ended(use, ending, end)
-            except (HostError, _Lost) as error:
+            except HostError:
+                return False
+            except _Lost as lost:
                 use.retire()
-                if not (isinstance(error, _NoSession) and error.crowded):
+                if not (isinstance(lost, _NoSession) and lost.crowded):
                     return False
             finally:
                 use.leave()
