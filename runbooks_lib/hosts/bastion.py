@@ -27,12 +27,12 @@ from runbooks_lib.hosts.connection import (
     load_known_hosts,
     open_connection,
 )
-from runbooks_lib.hosts.host import AuthRefused, DeadlineExceeded, HostError, HostKeyUnknown, HostUnreachable
+from runbooks_lib.hosts.host import AuthRefused, DeadlineExceeded, HostError, HostUnreachable
 from runbooks_lib.hosts.ssh_settings import SshSettings, route
 from runbooks_lib.hosts.transport import Transport
 
 SAME_TIME_SECONDS = 5.0  # deadlines of questions that are asked together differ by what each takes by itself
-REFUSED_SECONDS = 5.0  # who refused a login, or showed a wrong key, is not asked again at once: it may lock us out
+REFUSED_SECONDS = 5.0  # who refused a login is not asked again at once: it may lock us out
 HANDSHAKES_AT_ONCE = 16  # through one bastion: each costs its sshd a name look-up and a connect, one after another
 
 
@@ -89,9 +89,9 @@ class _Bastion:
 
     def failed(self, error: HostError, end: float) -> None:
         """Keep how an attempt failed that had time until `end`."""
-        refused = isinstance(error, AuthRefused | HostKeyUnknown)
         self.failures += 1
-        self._failure = copy(error), end, time.monotonic() + (REFUSED_SECONDS if refused else 0)  # a copy has no frames
+        kept = time.monotonic() + (REFUSED_SECONDS if isinstance(error, AuthRefused) else 0)
+        self._failure = copy(error), end, kept  # a copy holds no frames
 
     def reached(self, connection: Connection) -> None:
         """Keep the connection; how attempts failed before is past."""
