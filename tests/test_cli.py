@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import signal
 import socket
@@ -16,7 +17,7 @@ from pathlib import Path
 import paramiko
 import pytest
 
-from runbooks_lib import cli
+from runbooks_lib import cli, terminal
 from runbooks_lib.facts.samples import Sample
 from runbooks_lib.history import SqliteHistory
 from runbooks_lib.hosts.host import HostUnreachable
@@ -448,3 +449,9 @@ def test_a_full_disk_under_outputs_is_told_and_what_was_there_stays(tmp_path: Pa
         runbook(tmp_path, "collect", expect=0)
     finally:
         subprocess.run(["umount", str(outputs)], check=True)
+
+
+def test_what_is_no_number_in_json_is_null() -> None:
+    assert json.loads(terminal.as_json({"days": [math.inf, -math.inf, math.nan, 1.5]})) == {
+        "days": [None, None, None, 1.5]
+    }
