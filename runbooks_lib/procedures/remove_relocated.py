@@ -1,7 +1,8 @@
 """Remove the old data of a move, when the new place has proven itself: a restart, a reboot, a backup.
 
-The directory is known by its name, which ends in `.relocated`, and by the note that the move has left in it. A note
-that names tablespaces and WAL (`also: …`) is believed where the old data's own symlinks lead there and no server uses
+The directory is known by its name, which ends in `.relocated`, and by the note that the move has left in it. It is the
+last copy unless what the note says has become of it is there and in use: that is asked of the host, whatever it was
+restarted for. A note that names tablespaces and WAL (`also: …`) is believed where the old data's own symlinks lead there and no server uses
 the place. The note belongs to the database's user, so that these are removed with that user's rights.
 """
 
@@ -41,6 +42,32 @@ _UNUSED = """unused() { # DIRECTORY
 unused "$K" && left unused
 yes "no process uses it"
 """
+# A place that has been moved on has left a note of its own. The identifier is what pg_control begins with
+# (src/include/catalog/pg_control.h). Where the old path was a link already, it was not `${K%.relocated}`.
+_LIVES_ON = """now_in() { sed -n '1s/^This was the [a-z]* until [^;]*; it is now in \\(.*\\)\\.$/\\1/p' "$1/RELOCATED" 2>/dev/null; }
+T=$(now_in "$K")
+for each in 1 2 3 4 5 6 7 8 9; do
+  [ -e "$T" ] || [ ! -e "$T.relocated/RELOCATED" ] || T=$(now_in "$T.relocated")
+done
+[ -n "$T" ] || no "its note does not say where it is now: this may be the last copy"
+[ -d "$T" ] || no "it should be in $T, and that is not there: is its partition mounted? this may be the last copy"
+[ -n "$(ls -A -- "$T")" ] || no "it should be in $T, and that is empty: this may be the last copy"
+who=
+identifier() { od -An -N8 -tu8 -- "$1/global/pg_control" 2>/dev/null; }
+if [ -e "$K/global/pg_control" ]; then
+  [ "$(identifier "$T")" = "$(identifier "$K")" ] || no "$T does not hold this database: this may be the last copy"
+  { read -r who <"$T/postmaster.pid"; } 2>/dev/null && [ "/proc/$who/cwd" -ef "$T" ] ||
+    no "no server runs in $T: start it first; until then this may be the last good copy"
+elif [ -e "${K%.relocated}" ]; then
+  [ "${K%.relocated}" -ef "$T" ] || no "${K%.relocated} does not lead to $T: this may be the last copy"
+else
+  for each in /proc/[0-9]*; do
+    case $(readlink "$each/cwd" "$each"/fd/* 2>/dev/null)$nl in *"$T/"*|*"$T$nl"*) who=${each#/proc/}; break;; esac
+  done
+  [ -n "$who" ] || no "${K%.relocated} is not there, and no process uses $T: this may be the last copy"
+fi
+yes "it is in $T${who:+, where process $who uses it}"
+"""  # noqa: E501
 _REBOOTED = """[ "$WITHOUT" = 0 ] || yes "as you say, without a reboot since"
 moved=$(stat -c %Y -- "$K/RELOCATED") booted=$(sed -n 's/^btime //p' /proc/stat)
 [ "$booted" -gt "$moved" ] || no "the host has not been restarted since the move: whether the new place comes back is \
@@ -97,6 +124,7 @@ REMOVE = Step(
     prechecks=(
         _check("it is what a move has left", _OURS),
         _check("nobody uses it", _UNUSED),
+        _check("the new place is there and in use", _LIVES_ON),
         _check("the new place has survived a reboot", _REBOOTED),
     ),
     commands=lambda known: [

@@ -174,6 +174,74 @@ def test_the_old_data_is_removed_when_nobody_needs_it(cluster: Here) -> None:
     assert target(remove_relocated.RUNBOOK, LocalHost(), given).plan().steps[0].verdict is Verdict.ALREADY_SO
 
 
+def test_the_last_copy_is_not_removed_while_the_new_place_is_not_there_and_in_use(cluster: Here) -> None:
+    lay = cluster.directory
+    to = moved(cluster)
+    given = {"kept": f"{lay}.relocated", "backup": "a test's", "without_reboot": True}
+
+    def why() -> str:
+        plan = target(remove_relocated.RUNBOOK, LocalHost(), given).plan()
+        return plan.steps[0].because if plan.blocked else ""
+
+    assert why() == ""
+    cluster.stop()
+    assert f"no server runs in {to}" in why()
+    unmount(to.parent)
+    assert f"it should be in {to}, and that is not there: is its partition mounted?" in why()
+    other = made_by_somebody(to)
+    assert f"{to} does not hold this database" in why()
+    shutil.rmtree(other)
+    subprocess.run(["mount", "-T", str(cluster.root / "fstab"), str(to.parent)], check=True)
+    cluster.start()
+    assert why() == ""
+
+    # Moved on, the note at the place between leads further.
+    on = cluster.free("further")
+    done(cluster, aimed(cluster, target=str(on)))
+    assert not to.exists()
+    assert why() == ""
+    cluster.stop()
+    assert f"no server runs in {on}" in why()
+    cluster.start()
+
+
+def made_by_somebody(directory: Path) -> Path:
+    """Another cluster."""
+    directory.mkdir()
+    shutil.chown(directory, "postgres", "postgres")
+    as_owner("initdb", "-D", str(directory), "-U", "postgres", "-A", "trust", "-N")
+    return directory
+
+
+@pytest.mark.parametrize("was_a_link", [False, True])
+def test_a_moved_directory_is_the_last_copy_until_the_old_path_leads_to_the_new_one(
+    was_a_link: bool, tmp_path: Path
+) -> None:
+    kept, to = tmp_path / "data.relocated", tmp_path / "new"
+    kept.mkdir()
+    (kept / "RELOCATED").write_text(f"This was the directory until 2026-11-27T10:00:00Z; it is now in {to}.\n")
+    given = {"kept": str(kept), "backup": "x", "without_reboot": True}
+
+    def why() -> str:
+        plan = target(remove_relocated.RUNBOOK, LocalHost(), given).plan()
+        return plan.steps[0].because if plan.blocked else ""
+
+    assert "is not there: is its partition mounted?" in why()
+    to.mkdir()
+    assert "that is empty" in why()
+    (to / "file").touch()
+    if was_a_link:
+        assert "no process uses" in why()
+        with (to / "file").open():
+            assert why() == ""
+    else:
+        (tmp_path / "data").mkdir()
+        assert "does not lead to" in why()
+        (tmp_path / "data").rmdir()
+        (tmp_path / "data").symlink_to(to)
+        assert why() == ""
+
+
 def test_a_directory_that_no_move_has_left_is_not_removed(cluster: Here) -> None:
     other = cluster.root / "old/other.relocated"
     other.mkdir()
