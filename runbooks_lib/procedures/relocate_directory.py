@@ -250,6 +250,7 @@ STEPS = (
         needs=(LOOK,),
         prechecks=(
             stages.check("the service runs, and rsync is there", _RUNNING),
+            prechecks.NO_MOUNT,
             prechecks.APART,
             prechecks.FREE_PLACE,
             Check("there is room", _room, root=True),

@@ -1,9 +1,9 @@
 """Remove the old data of a move, when the new place has proven itself: a restart, a reboot, a backup.
 
-The directory is known by its name, which ends in `.relocated`, and by the note that the move has left in it. It is the
-last copy unless what the note says has become of it is there and in use: that is asked of the host, whatever it was
-restarted for. A note that names tablespaces and WAL (`also: …`) is believed where the old data's own symlinks lead there and no server uses
-the place. The note belongs to the database's user, so that these are removed with that user's rights.
+The directory is known by its name, which ends in `.relocated`, and by the note that the move has left in it. It is
+taken for the last copy until what the note says has become of it is there and in use. A note that names tablespaces
+and WAL (`also: …`) is believed where the old data's own symlinks lead there and no server uses the place. The note
+belongs to the database's user, so that these are removed with that user's rights.
 """
 
 from __future__ import annotations

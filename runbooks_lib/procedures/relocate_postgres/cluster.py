@@ -200,14 +200,37 @@ def cluster(known: Known) -> Cluster:
     return cluster_of(known.parameters, known.outputs[LOOK]["cluster"])
 
 
+def other_names(of: Cluster) -> list[str]:
+    """The paths other than `directory` by which the server, or its command line, names its data. Where `-D` names the
+    directory of its configuration, that is none."""
+    given = list(of.facts["arguments"])[1:]
+    named = [str(of.facts["data_directory"])]
+    for before, argument in zip(["", *given], given, strict=False):
+        if before == "-D":
+            named.append(argument)
+        for prefix in ("-D", "--data-directory=", "--data_directory="):
+            if argument.startswith(prefix) and argument != prefix:
+                named.append(argument.removeprefix(prefix))
+                break
+    mine = {of.directory}
+    if _configured_apart(of):
+        mine.add(posixpath.dirname(str(of.facts["config_file"])))
+    return [each for each in map(posixpath.normpath, named) if each not in mine]
+
+
+def _configured_apart(of: Cluster) -> bool:
+    """`-D` names the directory of its configuration and not of its data (the manual, "File Locations")."""
+    configuration = posixpath.dirname(str(of.facts["config_file"]))
+    given = list(of.facts["arguments"])[1:]
+    return configuration not in (of.real, of.directory) and any(
+        each in (f"-D{configuration}", configuration) for each in given
+    )
+
+
 def server_arguments(of: Cluster, directory: str) -> list[str]:
     """The arguments that the server was started with, its directory replaced. Where `-D` names the directory of its
     configuration and not of its data (the manual, "File Locations"), it stays, and the data's is told beside it."""
     given, arguments, take = list(of.facts["arguments"])[1:], [], False
-    configuration = posixpath.dirname(str(of.facts["config_file"]))
-    apart = configuration not in (of.real, of.directory) and any(
-        each in (f"-D{configuration}", configuration) for each in given
-    )
     for argument in given:
         if take:
             take = False
@@ -217,7 +240,8 @@ def server_arguments(of: Cluster, directory: str) -> list[str]:
             continue
         else:
             arguments.append(argument)
-    if apart:
+    if _configured_apart(of):
+        configuration = posixpath.dirname(str(of.facts["config_file"]))
         return ["-D", configuration, "-c", f"data_directory={directory}", *arguments]
     return ["-D", directory, *arguments]
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from runbooks_lib.procedures.relocate_postgres import labels, placing
 from runbooks_lib.procedures.relocate_postgres.apart import WAL_LINK, parse_mappings
-from runbooks_lib.procedures.relocate_postgres.cluster import LOOK, cluster
+from runbooks_lib.procedures.relocate_postgres.cluster import LOOK, cluster, other_names
 from runbooks_lib.procedures.relocate_postgres.paths import PATH
 from runbooks_lib.runbook.quoting import word
 from runbooks_lib.runbook.step import Check, Known
@@ -47,6 +47,9 @@ def _settings(known: Known) -> str:
     then 'fewer than 3 of max_wal_senders are free'
   when current_setting('max_replication_slots')::int - (select count(*) from pg_replication_slots where slot_name <> '$SLOT') < 1
     then 'none of max_replication_slots is free'
+  when current_setting('synchronous_standby_names') like '%*%'
+    then 'synchronous_standby_names is ' || current_setting('synchronous_standby_names')
+      || ': the copy would be taken for one of its standbys; name each, and reload'
   else '' end") || cannot_tell "psql gave no answer"
 [ -z "$said" ] || no "$said"
 said=$(as "$BIN/psql" -XAtqw -h "$SOCKETS" -p "$PORT" -U "$OWNER" -d 'dbname=postgres replication=true' \
@@ -55,13 +58,21 @@ yes "it lets $OWNER replicate through its socket"
 """  # noqa: E501
 
 
-_NOTHING_LEFT_BEHIND = """said=$(old "select coalesce(string_agg(slot_name || ' (' || slot_type || ')', ', '), '')
-  from pg_replication_slots where slot_name <> '$SLOT'") || cannot_tell "psql gave no answer"
-[ -z "$said" ] ||
-  no "replication slots would stay behind: $said; drop them and make them anew afterwards, or use relocate-directory"
-said=$(find "$R/base" "$R/pg_tblspc" -follow -name '*_init' -print 2>/dev/null | head -n 1)
-[ -z "$said" ] ||
-  no "there are unlogged tables or sequences ($said is one): a standby has them empty; use relocate-directory"
+# A standby has no slot of the old server's, and unlogged tables empty. `_init` is a fork of those alone (the manual,
+# "The Initialization Fork"); -follow would ask for every file's inode.
+_BEHIND = """unlogged() { # DIRECTORY: the first file of an unlogged table or sequence, in `said`
+  said=$(find "$1/base" "$1"/pg_tblspc/*/PG_* -name '*_init' -print 2>/dev/null | head -n 1); [ -n "$said" ]; }
+behind() { # what would stay behind, in `why`
+  said=$(old "select coalesce(string_agg(slot_name || ' (' || slot_type || ')', ', '), '')
+    from pg_replication_slots where slot_name <> '$SLOT'") || return 2
+  if [ -n "$said" ]; then
+    why="replication slots would stay behind: $said; drop them and make them anew afterwards, or use relocate-directory"
+  elif unlogged "$R"; then
+    why="there are unlogged tables or sequences ($said is one): a standby has them empty; use relocate-directory"
+  else return 1; fi
+}
+"""
+_NOTHING_LEFT_BEHIND = """behind; case $? in 0) no "$why";; 2) cannot_tell "psql gave no answer";; esac
 yes "no slots, no unlogged tables"
 """
 
@@ -166,11 +177,56 @@ def _room(known: Known) -> str:
 
 
 _ARCHIVER = """said=$(old "select case when current_setting('archive_mode') = 'off' then 'archive_mode is off'
+  when current_setting('archive_command') in ('', '(disabled)') and coalesce(current_setting('archive_library', true), '') = ''
+    then 'nothing'
   when last_failed_time > coalesce(last_archived_time, '-infinity') then 'failing'
   else 'archived ' || archived_count || ' segments' end from pg_stat_archiver") || cannot_tell "psql gave no answer"
 [ "$said" != failing ] || no "archive_command fails: its WAL fills the disk while copying; mend the archiver first"
+[ "$said" != nothing ] || no "archive_mode is on, and neither archive_command nor archive_library says how: its WAL is \
+kept and would have a hole after the move; set one (/bin/true if nobody wants it)"
 yes "$said"
+"""  # noqa: E501
+
+# A mount point moves with the directory that it is in, until the next boot puts it where fstab says.
+_NO_MOUNT = """said=$(findmnt -ln -o TARGET | while IFS= read -r each; do
+  case $each/ in "$R"/*) printf '%s ' "$each";; esac; done)
+case $said in
+  '') yes "no file system is mounted in $R";;
+  "$R ") no "$R is itself a mount point and cannot be renamed: with the server stopped, unmount it, let a symlink lead to \
+what is mounted there now, take its line out of /etc/fstab, start the server; then move it";;
+esac
+no "a file system is mounted inside $R and would be taken along by its rename: ${said% }; let a symlink lead to it first, \
+or name another directory"
+"""  # noqa: E501
+# pg_basebackup leaves out what is neither a file nor a directory, and says so in its log alone.
+_NO_LINKS = """said=$(cd -- "$R" && find . -xdev -type l ! -path './pg_tblspc/*' ! -path ./pg_wal | head -n 5 | tr '\\n' ' ') ||
+  cannot_tell "$R cannot be searched"
+[ -z "$said" ] || no "symlinks in $R are not copied: $said; put each file itself there, or name its place in the configuration"
+yes "nothing in $R is a symlink but what moves by itself"
+"""  # noqa: E501
+# What the server reads when it starts and does not go by now; met after the stop it would be met too late.
+_AS_CONFIGURED = """said=$(old "select coalesce(string_agg(said, '; '), '') from (
+  select name || ' waits for a restart' as said from pg_settings where pending_restart
+  union all select concat(sourcefile, ' line ', sourceline, ': ', name, ': ', error)
+    from pg_file_settings where error is not null
+  union all select name || ' is set' from pg_settings where name like 'recovery\\_target%' and setting <> ''
+    and name not in ('recovery_target_timeline', 'recovery_target_action', 'recovery_target_inclusive')
+  union all select distinct file || ' was changed after it was read: reload it' from (
+    select sourcefile from pg_file_settings union select current_setting('config_file')
+    union select current_setting('data_directory') || '/postgresql.auto.conf') x (file)
+    where (pg_stat_file(file, true)).modification > pg_conf_load_time()) y") || cannot_tell "psql gave no answer"
+[ -z "$said" ] || no "started anew it would not be as it is: $said; restart it at a good time, or take that back"
+yes "started anew it would be as it is"
 """
+
+
+def _named(known: Known) -> str:
+    """The server, and what starts it, know the directory by the path that will lead to the new place."""
+    of = cluster(known)
+    if others := other_names(of):
+        return f"no 'its server names it '{word(others[0])}': say directory='{word(others[0])}\n"
+    return f"yes 'its server names it '{word(of.directory)}\n"
+
 
 _PLACES = """there() { # LINK OLD NEW NAME
   fit "$3"
@@ -245,25 +301,34 @@ _MENTIONED = """found=$(grep -rlsF -- "$P" /etc/cron* /var/spool/cron /etc/syste
 yes "named in cron jobs, units and logrotate: ${found:-nowhere}; the old path stays valid"
 """
 
+BEHIND = _BEHIND  # the shell functions `unlogged DIRECTORY` and `behind`
 APART = _check("the target is fit, on another filesystem", _FIT + _APART)
 FREE_PLACE = _check("the target's place is free", _FREE_PLACE)
 LABELS = _check("nothing confines the server to the old path", lambda _: labels.check())
 SANDBOX = _check("the unit may reach the new place", _SANDBOX)
 MENTIONED = _check("what names the old path is known", _MENTIONED)
+NO_MOUNT = _check("nothing is mounted in the old directory", _NO_MOUNT)
+NOTHING_BEHIND = _check("nothing stays behind", _BEHIND + _NOTHING_LEFT_BEHIND)
+ARCHIVER = _check("the archiver works", _ARCHIVER)
+AS_CONFIGURED = _check("it runs as it is configured", _AS_CONFIGURED)
 TARGET_HAS_ROOM = _check("the target has room", _TARGET_HAS_ROOM)
 
 PRECHECKS = (
     _check("the programs are there", _TOOLS),
     _check("it can have a standby", _settings),
-    _check("nothing stays behind", _NOTHING_LEFT_BEHIND),
+    NOTHING_BEHIND,
     _check("it is started by systemd, or by hand", _STARTED),
+    _check("the server has the same name for its directory", _named),
+    AS_CONFIGURED,
+    NO_MOUNT,
+    _check("nothing in it is a symlink", _NO_LINKS),
     APART,
     _check("what lies outside of the directory has its place", _elsewhere),
     FREE_PLACE,
     _check("the old path can lead there", lambda known: placing.fit(cluster(known), known.parameters["place_by"])),
     _check("there is room on both sides", _room),
     _check("no transaction is very old", lambda _: f"LONGEST={LONGEST_TRANSACTION_SECONDS}\n{_QUIET}"),
-    _check("the archiver works", _ARCHIVER),
+    ARCHIVER,
     LABELS,
     SANDBOX,
     MENTIONED,

@@ -20,12 +20,14 @@ from runbooks_lib.procedures.relocate_postgres.copying import NO_NEW_TABLESPACE,
 from runbooks_lib.procedures.relocate_postgres.following import FOLLOW
 from runbooks_lib.procedures.relocate_postgres.lasting import LASTING
 from runbooks_lib.procedures.relocate_postgres.looking import expected_pause
+from runbooks_lib.procedures.relocate_postgres.prechecks import ARCHIVER, AS_CONFIGURED, BEHIND, NOTHING_BEHIND
 from runbooks_lib.runbook.quoting import word
 from runbooks_lib.runbook.step import Check, Command, Known, Step, Undo
 
 SWITCH = "switch"
 STOP_SECONDS = 300
 PAUSE_SECONDS = 20
+ARCHIVE_SECONDS = 30
 
 _WAIT = """do $$ declare n int := 0; begin
 while exists (select from pg_stat_wal_receiver) or pg_last_wal_receive_lsn() is distinct from pg_last_wal_replay_lsn() loop
@@ -41,9 +43,14 @@ gone() {{ # DIRECTORY PROCESS: waits until the server is gone. Where systemd rea
     i=$((i+1)); [ $i -lt {STOP_SECONDS * 50} ] || return 1; sleep 0.02; done; }}
 stopped() {{ if runs "$1"; then kill -INT "$pid"; gone "$1" "$pid"; fi; }}
 lsn() {{ echo $(((0x${{1%/*}} << 32) + 0x${{1#*/}})); }}
-answers() {{ # waits for the words that the server at the old path gives to a question
-  i=0; until said=$(old "$1" 2>/dev/null) && [ "$said" = "$2" ]; do
+answers() {{ # DIRECTORY: waits for the words that its server gives to a question, as long as there is one
+  i=0; until said=$(old "$2" 2>/dev/null) && [ "$said" = "$3" ]; do
+    runs "$1" || return 1
     i=$((i+1)); [ $i -lt 600 ] || return 1; sleep 0.02; done; }}
+waiting() {{ # DIRECTORY MOST: how many more segments than that wait for the archiver, in `ready`
+  ready=0; [ "$ARCHIVES" != off ] || return 1
+  for each in "$1"/pg_wal/archive_status/*.ready; do [ ! -e "$each" ] || ready=$((ready+1)); done
+  [ $ready -gt "$2" ]; }}
 gate() {{ # DIRECTORY of the old server, which is down
   stopped "$T" || {{ why="the standby does not stop"; return 1; }}
   control "$1"; field 'Database cluster state'; state=$value
@@ -56,11 +63,17 @@ gate() {{ # DIRECTORY of the old server, which is down
   case $state in 'shut down in recovery'|'in archive recovery') ;; *) why="the copy is $state"; return 1;; esac
   [ "$value" = "$last" ] && [ "$(lsn "$reached")" -gt "$(lsn "$last")" ] || {{
     why="the standby has not replayed the old server's last checkpoint $last: it is at $value, $reached"; return 1; }}
+  if unlogged "$1"; then why="an unlogged table was made: $said"; return 1; fi
+  for each in "$1"/pg_replslot/*/; do
+    case $each in */"$SLOT"/|*'/*/') ;; *) why="a slot was made: $each"; return 1;; esac
+  done
+  # Its end waits for the archiver, and what is left is what the archiver could not take.
+  if waiting "$1" 0; then why="WAL is not archived yet: $ready segments in $1/pg_wal/archive_status"; return 1; fi
   echo "gate: both are at checkpoint $last of cluster $ID; the standby replayed to $reached"
 }}
 back() {{ # nothing was placed: the database goes on where it was
   echo "$*; the database is started again at its old place" >&2
-  if start "$R" && answers 'select pg_is_in_recovery()' f; then echo "it runs" >&2; fi
+  if start "$R" && answers "$R" 'select pg_is_in_recovery()' f; then echo "it runs" >&2; fi
   bouncer RESUME; unready; exit 1
 }}
 """
@@ -68,6 +81,11 @@ _SWITCH = """begin=
 if [ $stage = here ] && [ -e "$R/PG_VERSION" ] && runs "$R"; then
   runs "$T" || fail "the standby does not run; nothing was changed"
   same || fail "tablespaces were made or dropped since it was looked at, or it does not answer; nothing was changed"
+  ! behind || fail "$why; nothing was changed"
+  i=0; while waiting "$R" 1; do # a server whose archiver is behind takes as long to stop
+    i=$((i+1)); [ $i -lt $ARCHIVE_TRIES ] || fail "WAL is not archived yet: $ready segments; nothing was changed"
+    sleep 0.1
+  done
   ready || fail "systemd did not take the drop-in; nothing was changed"
   prepare || fail "cannot write beside $P; nothing was changed"
   : >"$W/gate" && old checkpoint && new checkpoint && old checkpoint ||
@@ -105,10 +123,13 @@ up; placed=$now
 start "$AT" || fail "the server does not start on $AT; see its log; resume, or take it back"
 up; started=$now
 i=0; while [ -e "$T/standby.signal" ] && ! as "$BIN/pg_ctl" promote -W -s -D "$T" 2>/dev/null; do
+  runs "$T" || fail "the server on $P has ended; see its log; take it back: undo"
   i=$((i+1)); [ $i -lt 600 ] || fail "the server on $P cannot be promoted; see its log; resume, or take it back"
   sleep 0.02
 done
-answers 'select pg_is_in_recovery()' f || fail "the server on $P was promoted and takes no writes; see its log; resume"
+answers "$T" 'select pg_is_in_recovery()' f || {
+  runs "$T" || fail "the server on $P has ended; see its log; take it back: undo"
+  fail "the server on $P was promoted and takes no writes; see its log; resume"; }
 bouncer RESUME
 up
 [ -z "$begin" ] || echo "writes stood still for $(((now - begin) * 10)) ms: stop $(((stopped - begin) * 10)), \\
@@ -154,7 +175,8 @@ fi
 forget; rm -f -- "$R/RELOCATED"
 [ ! -e "$R/PG_VERSION.relocated" ] || mv -- "$R/PG_VERSION.relocated" "$R/PG_VERSION" || fail "cannot write in $R"
 sync -- "$R" "${R%/*}" "${P%/*}"
-start "$P" && answers 'select pg_is_in_recovery()' f || fail "the server does not start at its old place; see its log"
+start "$P" && answers "$R" 'select pg_is_in_recovery()' f ||
+  fail "the server does not start at its old place; see its log"
 bouncer RESUME 2>/dev/null
 unready
 """
@@ -177,9 +199,11 @@ def _shell(known: Known) -> str:
         "WAIT": _WAIT,
         "WHO": "select pg_is_in_recovery() || ' ' || (select system_identifier from pg_control_system())",
         "BOUNCER": str(known.parameters["pgbouncer_port"]),
+        "ARCHIVES": "off" if "archive_mode=off" in known.outputs[LOOK]["settings"] else "on",
+        "ARCHIVE_TRIES": str(ARCHIVE_SECONDS * 10),
     }
     head = "".join(f"{name}={word(value)}\n" for name, value in names.items())
-    head += same_tablespaces(known)
+    head += same_tablespaces(known) + BEHIND
     return stages.shell(known) + head + starting.shell(of, str(known.parameters["place_by"])) + _FUNCTIONS
 
 
@@ -204,6 +228,9 @@ SWITCHING = Step(
     prechecks=(
         stages.check("the standby still follows", 'runs "$T" && yes "it runs"; no "no standby runs on $T"\n'),
         NO_NEW_TABLESPACE,
+        NOTHING_BEHIND,
+        ARCHIVER,
+        AS_CONFIGURED,
     ),
     commands=_commands,
     verify=Check("the server on the new place takes writes", _switched, root=True),

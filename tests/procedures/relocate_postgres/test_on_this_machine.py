@@ -23,6 +23,7 @@ from runbooks_lib.hosts.local import LocalHost
 from runbooks_lib.procedures.relocate_postgres import RUNBOOK, prechecks
 from runbooks_lib.runbook import detached, runs
 from runbooks_lib.runbook.plan import Verdict
+from runbooks_lib.runbook.quoting import word
 from runbooks_lib.runbook.resume import resume
 from runbooks_lib.runbook.run import Options, Refused, Stopped, target
 from runbooks_lib.runbook.step import Command, Known, Runbook
@@ -331,6 +332,44 @@ def a_transaction(cluster: Here) -> Iterator[None]:
             prechecks.LONGEST_TRANSACTION_SECONDS = usual
 
 
+@contextmanager
+def mounted_inside(cluster: Here) -> Iterator[None]:
+    place = cluster.directory.resolve() / "pg_tblspc/mounted here"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "none", str(place)], check=True)
+    try:
+        yield
+    finally:
+        unmount(place)
+        place.rmdir()
+
+
+@contextmanager
+def linked(cluster: Here) -> Iterator[None]:
+    link = cluster.directory.resolve() / "server.crt"
+    link.symlink_to("/etc/hosts")
+    try:
+        yield
+    finally:
+        link.unlink()
+
+
+@contextmanager
+def configured(cluster: Here, line: str, *, reload: bool = True) -> Iterator[None]:
+    """A line in postgresql.conf that the running server does not go by."""
+    conf = cluster.directory / "postgresql.conf"
+    before = conf.read_text()
+    conf.write_text(f"{before}{line}\n")
+    load = "select pg_reload_conf(); select pg_sleep(0.5)"
+    if reload:
+        cluster.sql(load)
+    try:
+        yield
+    finally:
+        conf.write_text(before)
+        cluster.sql(load)
+
+
 REFUSED: dict[str, tuple[Callable[[Here], Any], str]] = {
     "read-only": (lambda cluster: remounted(cluster, "ro"), "is mounted read-only"),
     "noexec": (lambda cluster: remounted(cluster, "noexec"), "noexec or nosuid breaks"),
@@ -353,6 +392,33 @@ REFUSED: dict[str, tuple[Callable[[Here], Any], str]] = {
         ),
         "archive_command fails",
     ),
+    "archived by nothing": (
+        lambda cluster: said(
+            cluster,
+            "alter system set archive_command to ''; select pg_reload_conf(); select pg_sleep(0.5)",
+            "alter system reset archive_command; select pg_reload_conf(); select pg_switch_wal(); select pg_sleep(1)",
+        ),
+        "neither archive_command nor archive_library says how",
+    ),
+    "a mount inside": (mounted_inside, "a file system is mounted inside"),
+    "a symlink": (linked, "are not copied: ./server.crt"),
+    "a pending restart": (
+        lambda cluster: configured(cluster, "shared_buffers = '8000GB'"), "shared_buffers waits for a restart"
+    ),
+    "a wrong line": (lambda cluster: configured(cluster, "work_mem = 'much'"), "work_mem: "),
+    "not read yet": (
+        lambda cluster: configured(cluster, "work_mem = '5MB'", reload=False),
+        "postgresql.conf was changed after it was read: reload it",
+    ),
+    "any standby": (
+        lambda cluster: said(
+            cluster,
+            "alter system set synchronous_commit to local; alter system set synchronous_standby_names to '*'; "
+            "select pg_reload_conf(); select pg_sleep(0.5)",
+            "alter system reset all; select pg_reload_conf(); select pg_sleep(0.5)",
+        ),
+        "the copy would be taken for one of its standbys",
+    ),
 }  # fmt: skip
 
 
@@ -363,6 +429,117 @@ def test_it_is_refused_with_a_reason(what: str, cluster: Here) -> None:
         assert reason in blocked(aimed(cluster).plan())
     plan = aimed(cluster).plan()
     assert not plan.blocked, plan.blocked[0].because
+
+
+def test_a_recovery_target_that_was_left_is_refused(cluster: Here) -> None:
+    """It is read at every start, and means something only at that of a standby."""
+    cluster.stop()
+    conf = cluster.directory / "postgresql.auto.conf"
+    before = conf.read_text()
+    conf.write_text(f"{before}recovery_target_xid = '700'\nrecovery_target_timeline = 'latest'\n")
+    cluster.start()
+    try:
+        said = blocked(aimed(cluster).plan())
+        assert "recovery_target_xid is set" in said
+        assert "recovery_target_timeline" not in said
+    finally:
+        cluster.stop()
+        conf.write_text(before)
+        cluster.start()
+
+
+def test_a_path_by_which_the_server_does_not_know_its_directory_is_refused(cluster: Here) -> None:
+    """What is behind it would be renamed away, and the unit would not find it again."""
+    link = cluster.root / "link"
+    link.symlink_to(cluster.directory.resolve())
+    assert f"say directory={cluster.directory}" in blocked(aimed(cluster, directory=str(link)).plan())
+    link.unlink()
+
+
+LEFT_BEHIND = {  # SQL that makes what a standby does not have, and that takes it away
+    "a slot": ("select pg_create_physical_replication_slot('late')", "select pg_drop_replication_slot('late')"),
+    "an unlogged table": ("create unlogged table late (x int)", "drop table late"),
+}
+
+
+@pytest.mark.parametrize("what", LEFT_BEHIND)
+@pytest.mark.parametrize("when", ["before it is asked", "before the stop", "as it stops"])
+def test_what_a_standby_does_not_have_is_not_left_behind_when_it_was_made_meanwhile(
+    when: str, what: str, cluster: Here
+) -> None:
+    """At the last moment too: the gate is shut, and the database goes on where it was."""
+    make, drop = LEFT_BEHIND[what]
+    lies = cluster.directory.resolve()
+    line = f"psql -XAtq -h {cluster.root} -p {cluster.port} -U postgres -d postgres -c {word(make)} >/dev/null\n"
+    where = {"before the stop": "! behind || fail", "as it stops": 'kill -INT "$pid"; gone "$R"'}
+    runbook = switching_after(where[when], line) if when in where else RUNBOOK
+    aim = replace(aimed(cluster), runbook=runbook)
+    run = begun(cluster, aim)
+    for name in ("look", "copy", "follow", "lasting"):
+        run.do(runbook.step(name))
+    if when == "before it is asked":
+        cluster.sql(make)
+    with pytest.raises(Exception, match=r"would stay behind|unlogged table|a slot was made"):
+        run.do(runbook.step("switch"))
+    run.close()
+    assert str(lies) in servers(cluster)
+    assert cluster.sql("select pg_is_in_recovery()") == "f"
+    taken_back(cluster, aim)
+    cluster.sql(drop)
+    assert servers(cluster) == [str(lies)]
+
+
+def switching_after(place: str, text: str) -> Runbook:
+    """The runbook, in whose switch something happens right before a place in its text."""
+    switch = RUNBOOK.step("switch")
+
+    def commands(known: Known) -> list[Command]:
+        (command,) = switch.commands(known)
+        before, at, after = command.text.rpartition(place)
+        assert at
+        return [replace(command, text=f"{before}{text}{at}{after}")]
+
+    cut = replace(switch, commands=commands)
+    return replace(RUNBOOK, steps=tuple(cut if step is switch else step for step in RUNBOOK.steps))
+
+
+def test_wal_that_the_archiver_could_not_take_shuts_the_gate(cluster: Here) -> None:
+    """A segment that is not archived when the old server ends would be a hole in the archive for good."""
+    lies, fails = cluster.directory.resolve(), cluster.root / "archiver fails"
+    cluster.sql(f"alter system set archive_command to 'test ! -e \"{fails}\"'; select pg_reload_conf()")
+    runbook = switching_after('kill -INT "$pid"; gone "$R"', f"touch {word(str(fails))}\n")
+    aim = replace(aimed(cluster), runbook=runbook)
+    try:
+        run = begun(cluster, aim)
+        for name in ("look", "copy", "follow", "lasting"):
+            run.do(runbook.step(name))
+        with pytest.raises(Stopped, match="WAL is not archived yet"):
+            run.do(runbook.step("switch"))
+        run.close()
+        assert str(lies) in servers(cluster)
+        assert cluster.sql("select pg_is_in_recovery()") == "f"
+        fails.unlink()
+        taken_back(cluster, aim)
+    finally:
+        fails.unlink(missing_ok=True)
+        cluster.sql("alter system reset archive_command; select pg_reload_conf(); select pg_switch_wal()")
+        cluster.sql("select pg_sleep(2)")
+    assert servers(cluster) == [str(lies)]
+
+
+def test_a_server_that_ends_before_it_is_promoted_is_said_at_once_and_taken_back(cluster: Here) -> None:
+    lies = cluster.directory.resolve()
+    text = 'runs "$T"; kill -QUIT "$pid"; while runs "$T"; do sleep 0.1; done\n'
+    runbook = switching_after('i=0; while [ -e "$T/standby.signal" ]', text)
+    aim = replace(aimed(cluster), runbook=runbook)
+    run = begun(cluster, aim)
+    for name in ("look", "copy", "follow", "lasting"):
+        run.do(runbook.step(name))
+    with pytest.raises(Stopped, match="has ended; see its log; take it back"):
+        run.do(runbook.step("switch"))
+    run.close()
+    taken_back(cluster, aim)
+    assert servers(cluster) == [str(lies)]
 
 
 def test_a_target_on_the_same_filesystem_is_refused(cluster: Here) -> None:

@@ -13,7 +13,7 @@ from runbooks_lib.hosts.local import LocalHost
 from runbooks_lib.procedures import relocate_directory
 from runbooks_lib.procedures.relocate_postgres import RUNBOOK, fstab, placing, starting
 from runbooks_lib.procedures.relocate_postgres.apart import mapping_words
-from runbooks_lib.procedures.relocate_postgres.cluster import Cluster, parse_cluster, server_arguments
+from runbooks_lib.procedures.relocate_postgres.cluster import Cluster, other_names, parse_cluster, server_arguments
 from runbooks_lib.procedures.relocate_postgres.following import standby_arguments
 from runbooks_lib.procedures.relocate_postgres.lasting import fstab_line
 from runbooks_lib.procedures.relocate_postgres.placing import WAYS
@@ -36,6 +36,7 @@ FACTS: dict[str, Any] = {
     "wal": "",
     "identifier": "7712796750203512143",
     "version": 150014,
+    "data_directory": "/srv/db/it is/main",
     "config_file": "/etc/postgresql/15/main/postgresql.conf",
     "tablespaces": [],
     "timeline": 1,
@@ -185,6 +186,18 @@ def test_a_server_that_was_started_with_its_configuration_s_directory_keeps_it()
     apart = of(arguments=["postgres", "-D", conf, "-p", "1"], config_file=f"{conf}/postgresql.conf")
     assert server_arguments(apart, "/x y") == ["-D", conf, "-c", "data_directory=/x y", "-p", "1"]
     assert "data_directory=/srv/new disk/main" in standby_arguments(apart)
+
+
+def test_other_names_of_the_directory_are_found_in_the_server_s_words() -> None:
+    conf, lies = "/etc/postgresql/15/main", "/srv/db/it is/main"
+    assert other_names(of()) == []
+    assert other_names(of(arguments=["postgres", "-D", lies + "/"])) == []
+    assert other_names(of(arguments=["postgres", "-D", conf], config_file=f"{conf}/postgresql.conf")) == []
+    assert other_names(of(data_directory="/var/lib/link")) == ["/var/lib/link"]
+    assert other_names(of(arguments=["postgres", "-D/var/lib/link"])) == ["/var/lib/link"]
+    assert other_names(of(arguments=["postgres", "-D", lies, "--data-directory=/x"])) == ["/x"]
+    inside = of(arguments=["postgres", "-D", "/real"], real="/real", config_file="/real/postgresql.conf")
+    assert other_names(inside) == ["/real"]
 
 
 def test_what_lies_apart_has_a_place_of_its_own_that_does_not_grow_when_moved_again() -> None:
