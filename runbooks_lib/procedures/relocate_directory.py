@@ -21,6 +21,7 @@ from runbooks_lib.procedures.relocate_postgres.cluster import LOOK, cluster
 from runbooks_lib.procedures.relocate_postgres.lasting import LASTING, LASTS
 from runbooks_lib.procedures.relocate_postgres.offers import offers, read_disks
 from runbooks_lib.procedures.relocate_postgres.paths import refuses_paths
+from runbooks_lib.procedures.relocate_postgres.switching import NOTE
 from runbooks_lib.runbook.quoting import text_of, word
 from runbooks_lib.runbook.step import Check, Command, Known, NoUndo, Read, Runbook, Step, Undo, Watcher
 
@@ -165,7 +166,7 @@ sync -- "${K%/*}" "${P%/*}" || fail "the renames are not safe on the disk; resum
 systemctl start "$UNIT" || fail "$UNIT does not start at its new place: journalctl -u $UNIT; mend that, then resume"
 up; [ -z "$begin" ] || echo "$UNIT stood still for $(((now - begin) * 10)) ms"
 printf 'This was the directory until %s; it is now in %s.\\nNothing here changes any more.\\n' \\
-  "$(date -u +%Y-%m-%dT%H:%M:%SZ)" "$T" >"$K/RELOCATED"
+  "$(date -u +%Y-%m-%dT%H:%M:%SZ)" "$T" | note
 forget
 """
 _SWITCHED = """[ $stage = placed ] || no "the directory is not at $T"
@@ -197,7 +198,7 @@ def _commands(text: str, affects: str) -> Any:
     def commands(known: Known) -> Sequence[Command]:
         throttle = int(known.parameters["throttle_mb"])
         rate = f"RATE={'--bwlimit=' + str(throttle) + 'M' if throttle else ''}\n"
-        return [Command(stages.shell(known) + rate + _PASS + _FUNCTIONS + text, affects, root=True)]
+        return [Command(stages.shell(known) + rate + _PASS + NOTE + _FUNCTIONS + text, affects, root=True)]
 
     return commands
 

@@ -19,7 +19,7 @@ _SHELL = """cd / || exit 1
 LC_ALL=C; export LC_ALL
 nl='
 '
-note=$(cat -- "$K/RELOCATED" 2>/dev/null)
+note=; [ -L "$K/RELOCATED" ] || note=$(cat -- "$K/RELOCATED" 2>/dev/null)
 """
 _OURS = """[ -d "$K" ] && [ ! -L "$K" ] || no "$K is no directory"
 [ -n "$note" ] || no "no move has left its note in $K: it is not known what this is"

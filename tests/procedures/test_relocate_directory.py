@@ -103,6 +103,9 @@ def test_a_service_that_does_not_start_at_its_new_place_is_said_and_undo_before_
     server: MariaDb,
 ) -> None:
     before = (server.root / "fstab").read_text()
+    earlier = server.root / f"units/{UNIT}.d/relocated.conf"  # of a move before this one
+    earlier.parent.mkdir(parents=True)
+    earlier.write_text('[Unit]\nRequiresMountsFor="/srv/earlier"\n')
     aim = aimed(server)
     run = begun(server, aim)
     for name in ("look", "copy", "lasting"):
@@ -111,6 +114,7 @@ def test_a_service_that_does_not_start_at_its_new_place_is_said_and_undo_before_
     taken_back(server, aim)
     assert not (server.root / "new/my data").exists()
     assert (server.root / "fstab").read_text() == before
+    assert earlier.read_text() == '[Unit]\nRequiresMountsFor="/srv/earlier"\n'
     assert server.systemctl("is-active") == "active"
 
 

@@ -33,6 +33,11 @@ _SQL = """select json_build_object(
 # Names of the environment that the server was started with and that a new start must have too; the rest is systemd's
 # and pg_ctl's.
 _ENVIRONMENT = "LANG|LC_[A-Z]*|TZ|PG_OOM_ADJUST_FILE|PG_OOM_ADJUST_VALUE"
+# What a login, systemd or PostgreSQL itself puts there, and nobody misses.
+_USUAL = (
+    "PATH|HOME|USER|LOGNAME|SHELL|PWD|OLDPWD|SHLVL|TERM|MAIL|_|PGDATA|PGLOCALEDIR|PGSYSCONFDIR|PG_GRANDPARENT_PID|"
+    "INVOCATION_ID|JOURNAL_STREAM|NOTIFY_SOCKET|MAINPID|MANAGERPID|(SYSTEMD|SSH|SUDO|XDG|DBUS)_.*"
+)
 _READ = """cd / || exit 1
 fail() {{ printf '%s\\n' "$*" >&2; exit 3; }}
 say() {{ printf '%s ' "$1"; printf %s "$2" | od -An -v -tx1 | tr -d ' \\n'; echo; }}
@@ -54,6 +59,8 @@ say sockets "$sockets"
 printf 'arguments '; od -An -v -tx1 <"/proc/$pid/cmdline" | tr -d ' \\n'; echo
 printf 'environment '; tr '\\000' '\\n' <"/proc/$pid/environ" | grep -E '^({environment})=' | od -An -v -tx1 |
   tr -d ' \\n'; echo
+printf 'dropped '; tr '\\n\\000' '\\001\\n' <"/proc/$pid/environ" | sed -n 's/=.*//p' |
+  grep -vxE '{environment}|{usual}' | od -An -v -tx1 | tr -d ' \\n'; echo
 log=$(readlink "/proc/$pid/fd/2"); [ -f "$log" ] || log=
 say log "$log"
 unit=
@@ -72,7 +79,9 @@ say answer "$(setpriv --reuid="$owner" --regid="$group" --init-groups -- "${{exe
 
 def read_cluster(known: Known) -> str:
     """The script that reads a running server's facts, as root."""
-    return _READ.format(directory=word(known.parameters["directory"]), environment=_ENVIRONMENT, sql=word(_SQL))
+    return _READ.format(
+        directory=word(known.parameters["directory"]), environment=_ENVIRONMENT, usual=_USUAL, sql=word(_SQL)
+    )
 
 
 def parse_cluster(answer: bytes) -> dict[str, Any]:
@@ -86,6 +95,7 @@ def parse_cluster(answer: bytes) -> dict[str, Any]:
     found.update(json.loads(found.pop("answer")))
     found["arguments"] = found["arguments"].rstrip("\0").split("\0")
     found["environment"] = sorted(filter(None, found["environment"].split("\n")))
+    found["dropped"] = sorted(filter(None, found.get("dropped", "").split("\n")))
     missing = {"real", "exe", "owner", "group", "port", "identifier"} - {name for name in found if found[name]}
     if missing:
         raise ValueError(f"not told: {', '.join(sorted(missing))}")

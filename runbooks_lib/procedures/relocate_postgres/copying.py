@@ -62,20 +62,35 @@ _AMCHECK = """as "$BIN/pg_amcheck" -h "$SOCKETS" -p "$PORT" -U "$OWNER" -w --all
   fail "pg_amcheck found something before the move: $(tail -n 3 "$W/amcheck.log")"
 echo "pg_amcheck found nothing in any database before the move"
 """
-_FETCH = """fresh() { clear "$@" && install -d -m 0700 -o "$OWNER" -g "$GROUP" -- "$3" && label "$2" "$3" ||
-  fail "cannot make $3"; }
+_UNSLOT = """unslot() { old "select pg_drop_replication_slot('$SLOT')
+  where exists (select from pg_replication_slots where slot_name = '$SLOT')" >/dev/null; }
+"""
+# The account may write beside the new place: what it puts there meanwhile is not to be followed by root. A copy that
+# ends by itself takes its slot along; the sender may hold that for a moment. Nobody can do so for one that was killed.
+_FETCH = """fresh() { clear "$@" && mkdir -m "$(stat -c %a -- "$2")" -- "$3" && chown -h -- "$OWNER:$GROUP" "$3" &&
+  label "$2" "$3" || fail "cannot make $3"; }
 fresh x "$R" "$T" && apart fresh
+unkept() { x=$?; [ ! -s "$W/complete" ] || exit $x
+  i=0; until unslot 2>/dev/null; do
+    i=$((i+1)); [ $i -lt 20 ] || { echo "the slot $SLOT keeps WAL from now on: undo now" >&2; exit $x; }
+    sleep 0.5
+  done; exit $x; }
+trap unkept EXIT; trap 'exit 143' HUP INT TERM
 old "select pg_create_physical_replication_slot('$SLOT', true)
   where not exists (select from pg_replication_slots where slot_name = '$SLOT')" >/dev/null || fail "no slot was made"
 up; begin=$now
 fetch -h "$SOCKETS" -p "$PORT" -U "$OWNER" -w -D "$T" -X stream -S "$SLOT" -c fast -P $RATE \\
   >"$W/copy.log" 2>&1 </dev/null || fail "pg_basebackup: $(tail -n 3 "$W/copy.log" | tr '\\r' '\\n' | tail -n 3)"
-: >"$T/standby.signal" && chown "$OWNER:$GROUP" -- "$T/standby.signal" && sync -- "$T" || fail "cannot write in $T"
+as touch -- "$T/standby.signal" && sync -- "$T" || fail "cannot write in $T"
 up; echo "the copying took $(((now - begin) / 100)) s" | tee "$W/took"
 date -u +%Y-%m-%dT%H:%M:%SZ >"$W/complete.part" && sync -- "$W/complete.part" && mv -- "$W/complete.part" "$W/complete"
 """
 _COPIED = """[ $stage = here ] || yes "the database is at $T already, or on its way"
-[ -s "$W/complete" ] || no "there is no whole copy in $T"
+if [ ! -s "$W/complete" ]; then
+  [ ! -d "$W" ] || [ "$(old "select count(*) from pg_replication_slots where slot_name = '$SLOT'")" != 1 ] ||
+    no "there is no whole copy in $T, and the slot $SLOT keeps WAL: resume, or undo now"
+  no "there is no whole copy in $T"
+fi
 [ -s "$T/PG_VERSION" ] && [ "$(cat "$W/cluster")" = "$ID" ] || no "$T holds no copy of the cluster $ID"
 control "$T"; field 'Database system identifier'
 [ "$value" = "$ID" ] || no "$T is of the cluster $value"
@@ -86,9 +101,7 @@ yes "$T holds a copy of the cluster $ID, whole since $(cat "$W/complete")"
 """
 _REMOVE = """[ $stage = here ] || fail "the database is not at its old place"
 runs "$T" && fail "a server runs on $T"
-old "select pg_drop_replication_slot('$SLOT')
-  where exists (select from pg_replication_slots where slot_name = '$SLOT')" >/dev/null ||
-  fail "the slot $SLOT could not be dropped; while it is there, WAL is kept for it"
+unslot || fail "the slot $SLOT could not be dropped; while it is there, WAL is kept for it"
 [ -d "$W" ] || exit 0
 if [ ! -s "$W/cluster" ]; then rm -f -- "$W/cluster.part" && rmdir -- "$W" || fail "$W is not of a move"; exit 0; fi
 [ "$(cat "$W/cluster")" = "$ID" ] || fail "$W is not of a move of this database"
@@ -105,7 +118,8 @@ yes "nothing is left of the copy, and no slot keeps WAL"
 _SOURCE_HAS_ROOM = f"""for each in "$R/" "$R/pg_wal/" "$R"/pg_tblspc/*/; do
   [ -d "$each" ] || continue
   set -- $(stat -f -c '%a %S' -- "$each"); free=$(($1 * $2))
-  [ $free -ge {LEAST_FREE_BYTES // 2} ] || no "$((free / 1000000)) MB are left in $each, where the database is"
+  [ $free -ge {LEAST_FREE_BYTES // 2} ] || no "$((free / 1000000)) MB are left in $each, where the database is; \
+the slot $SLOT keeps WAL there from now on: undo now"
   echo "$((free / 1000000)) MB are left in $each"
 done
 yes "the database has room"
@@ -131,7 +145,7 @@ def _copy(known: Known) -> Sequence[Command]:
     affects = f"{known.parameters['target']}; a replication slot in the database"
     mapping = f'fetch() {{ as "$BIN/pg_basebackup" "$@" {words(*mapping_words(cluster(known).apart))}; }}\n'
     check = _AMCHECK if known.parameters["amcheck"] else ""
-    text = rate + mapping + _COPY + check + _TRY_TARGET + _CLEAR + labels.shell() + _FETCH
+    text = rate + mapping + _COPY + check + _TRY_TARGET + _CLEAR + labels.shell() + _UNSLOT + _FETCH
     return [stages.command(known, text, affects)]
 
 
@@ -175,7 +189,7 @@ COPYING = Step(
     commands=_copy,
     verify=Check("the copy is whole", _copied, root=True),
     undo=Undo(
-        lambda known: [stages.command(known, _CLEAR + _REMOVE, "the copy and its slot")],
+        lambda known: [stages.command(known, _CLEAR + _UNSLOT + _REMOVE, "the copy and its slot")],
         stages.check("nothing is left of the copy", _REMOVED),
         takes="seconds",
     ),

@@ -26,18 +26,19 @@ runs "$T" && exit 0
 alone() { for each in /proc/[0-9]*; do [ ! "$each/cwd" -ef "$T" ] || return 1; done; }
 i=0; until alone; do i=$((i+1)); [ $i -lt 100 ] || fail "processes of a dead server are still in $T"; sleep 0.2; done
 rm -f -- "$T/postmaster.pid"
-rm -rf -- "$NEW" && install -d -m 0700 -o "$OWNER" -g "$GROUP" -- "$NEW" || fail "cannot make $NEW"
-printf '%s\\n' "$START" >"$W/standby" || fail "cannot write in $W"
+rm -rf -- "$NEW" "$NEW.sh" && install -d -m 0700 -o "$OWNER" -g "$GROUP" -- "$NEW" || fail "cannot make $NEW"
+printf '%s\\n' "$START" >"$NEW.sh" || fail "cannot write $NEW.sh"
 if [ -d /run/systemd/system ]; then
   systemctl reset-failed "$STANDBY.service" 2>/dev/null
   systemd-run --quiet --collect --unit="$STANDBY" -p KillSignal=SIGINT -p KillMode=mixed -p TimeoutStopSec=60 \\
-    /bin/sh "$W/standby" </dev/null || fail "the standby's unit did not start"
-else setsid /bin/sh "$W/standby" </dev/null >/dev/null 2>&1 &
+    /bin/sh "$NEW.sh" </dev/null || fail "the standby's unit did not start"
+else setsid /bin/sh "$NEW.sh" </dev/null >/dev/null 2>&1 &
 fi
 i=0; until runs "$T"; do
   i=$((i+1)); [ $i -lt 200 ] || fail "it did not start: $(tail -n 3 "$W/standby.log")"
   sleep 0.2
 done
+rm -f -- "$NEW.sh"
 """
 _FOLLOWS = f"""[ $stage = here ] || yes "the database is at $T already, or on its way"
 runs "$R" || yes "the database is stopped: its switch has begun, and decides"
@@ -56,7 +57,7 @@ if runs "$T"; then
   kill -INT "$pid"
   i=0; while runs "$T"; do i=$((i+1)); [ $i -lt 300 ] || fail "the standby does not stop"; sleep 0.2; done
 fi
-rm -rf -- "$NEW"
+rm -rf -- "$NEW" "$NEW.sh"
 """
 _STOPPED = """[ $stage = here ] || no "the database is not at its old place"
 runs "$T" && no "the standby runs"

@@ -12,7 +12,7 @@ enlist() { listed "$1" || {
   cp -p -- "$FSTAB" "$FSTAB.relocate" && { [ -z "$(tail -c 1 -- "$FSTAB")" ] || echo >>"$FSTAB.relocate"; } &&
     printf '%s\\n' "$1" >>"$FSTAB.relocate" && renew; }; }
 delist() { ! listed "$1" || {
-  cp -p -- "$FSTAB" "$FSTAB.relocate" && { grep -vxF -- "$1" "$FSTAB" >"$FSTAB.relocate" || true; } && renew; }; }
+  cp -p -- "$FSTAB" "$FSTAB.relocate" && { grep -vxF -- "$1" "$FSTAB" >"$FSTAB.relocate"; [ $? -le 1 ]; } && renew; }; }
 """
 
 

@@ -6,6 +6,7 @@ waits for the mount, and does not start without it.
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,6 +32,11 @@ exit 0
 """
 
 
+def _drop_in(known: Known) -> str:
+    """The file of the unit's drop-in; an earlier move may have left one."""
+    return f"{UNITS}/{cluster(known).facts['unit']}.d/{_DROP_IN}"
+
+
 def _parse(answer: bytes) -> list[dict[str, str]]:
     """Each mount once: its `mount` point, `uuid`, `kind`, and what `/etc/fstab` has `listed` for it."""
     found: dict[str, dict[str, str]] = {}
@@ -43,6 +49,10 @@ def _parse(answer: bytes) -> list[dict[str, str]]:
     return list(found.values())
 
 
+def _whole(answer: bytes) -> str:
+    return text_of(answer).rstrip("\n")
+
+
 def fstab_line(mount: dict[str, Any]) -> str:
     """The line for /etc/fstab (fstab(5)). `nofail`: a host whose disk is missing comes up,
     so that somebody can log in; the server waits all the same."""
@@ -53,7 +63,7 @@ def _names(known: Known) -> str:
     calls = "".join(
         f' && "$@" {words(mount["mount"], fstab_line(mount), mount["listed"])}' for mount in known.before["mounts"]
     )
-    directory = f"{UNITS}/{cluster(known).facts['unit']}.d"
+    file = _drop_in(known)
     waits = [str(known.parameters["target"]), *(each.goes for each in cluster(known).apart)]
     waits += [str(known.parameters["directory"])] if known.parameters["place_by"] == "bind" else []
     text = "# The database was moved; without this mount there is none.\n[Unit]\n"
@@ -62,10 +72,18 @@ def _names(known: Known) -> str:
         stages.shell(known)
         + labels.shell()
         + f'mounts() {{ :{calls}; }}\nK_OR_R=$R; [ ! -d "$K" ] || K_OR_R=$K\n'
-        + f"DIR={word(directory)}\nFILE={word(f'{directory}/{_DROP_IN}')}\nTEXT={word(text.rstrip())}\n"
+        + f"DIR={word(posixpath.dirname(file))}\nFILE={word(file)}\nTEXT={word(text.rstrip())}\n"
+        + f"OLD={word(known.before['drop_in'])}\n"
+        + _SAME
     )
 
 
+# A line for the mount point may be that of another filesystem. A tag that no device bears stays as it is written.
+_SAME = """same() { # MOUNT UUID SOURCE
+  now=$(findmnt -v -n -o SOURCE "$1") then=$(findmnt -e -s -F "$FSTAB" -n -o SOURCE "$1")
+  [ -z "$now" ] || [ "$3" = "UUID=$2" ] || [ "$then" = "$now" ] || [ "$then" -ef "$now" ] ||
+    { [ -n "$2" ] && [ "$(lsblk -dno UUID -- "$then" 2>/dev/null)" = "$2" ]; }; }
+"""
 _ADD = """add() { [ -n "$3" ] || enlist "$2" || fail "cannot write in ${FSTAB%/*}"; }
 mounts add
 kept() { rule "$@" || fail "SELinux took no rule for $3"; }
@@ -77,7 +95,9 @@ fi
 if [ -d /run/systemd/system ]; then systemctl daemon-reload || fail "systemd did not read its files anew"; fi
 """
 _ADDED = """named() {
-  [ -n "$(findmnt -s -F "$FSTAB" -n -o SOURCE "$1")" ] || no "/etc/fstab does not name $1"
+  said=$(findmnt -s -F "$FSTAB" -n -o SOURCE "$1"); [ -n "$said" ] || no "/etc/fstab does not name $1"
+  uuid=$(findmnt -n -o UUID "$1")
+  same "$1" "$uuid" "$said" || no "/etc/fstab mounts $said on $1, where UUID=$uuid is mounted now"
   echo "after a reboot $1 is mounted by /etc/fstab (${3:-$2})"
 }
 mounts named
@@ -94,18 +114,25 @@ drop() { [ -n "$3" ] || delist "$2" || fail "cannot write in ${FSTAB%/*}"; }
 mounts drop
 unkept() { unrule "$@" || fail "SELinux did not drop its rule for $3"; }
 unkept x "$R" "$T" && apart unkept
-if [ -n "$UNIT" ]; then rm -f -- "$FILE"; rmdir -- "$DIR" 2>/dev/null; fi
+if [ -n "$UNIT" ] && [ -n "$OLD" ]; then printf '%s\\n' "$OLD" >"$FILE.part" && mv -f -- "$FILE.part" "$FILE" &&
+  sync -- "$FILE" "$DIR" || fail "cannot write $FILE"
+elif [ -n "$UNIT" ]; then rm -f -- "$FILE"; rmdir -- "$DIR" 2>/dev/null; fi
 if [ -d /run/systemd/system ]; then systemctl daemon-reload || fail "systemd did not read its files anew"; fi
 exit 0
 """
 _REMOVED = """dropped() { if [ -z "$3" ] && listed "$2"; then no "/etc/fstab has the new line for $1"; fi; }
 mounts dropped
 [ ! -e "$FSTAB.relocate" ] || no "a cut command left $FSTAB.relocate"
-if [ -n "$UNIT" ]; then [ ! -e "$FILE" ] && [ ! -e "$FILE.part" ] || no "$FILE is there"; fi
+if [ -n "$UNIT" ]; then
+  [ ! -e "$FILE.part" ] || no "a cut command left $FILE.part"
+  [ "$(cat -- "$FILE" 2>/dev/null)" = "$OLD" ] || no "$FILE is not as it was"
+fi
 yes "/etc/fstab and the unit are as they were"
 """
 _FIT = """lasts() {
   uuid=$(findmnt -n -o UUID "$1")
+  [ -z "$3" ] || same "$1" "$uuid" "$3" ||
+    no "/etc/fstab mounts $3 on $1, where UUID=$uuid is mounted now: correct its line"
   [ -n "$3" ] || [ -n "$uuid" ] || no "the filesystem on $1 has no UUID, and /etc/fstab does not name it"
   case $3 in /dev/sd*|/dev/vd*|/dev/nvme*)
     no "/etc/fstab mounts $1 as $3, a name that can change at a reboot: write UUID=$uuid there";;
@@ -126,7 +153,10 @@ LASTS = Step(
     title="Make the new place come back after a reboot, before the database",
     why="Without its mount the old path would lead nowhere, and the server must wait and not guess.",
     needs=(LOOK,),
-    reads=(Read("mounts", lambda known: stages.shell(known) + _READ, _parse, root=True),),
+    reads=(
+        Read("mounts", lambda known: stages.shell(known) + _READ, _parse, root=True),
+        Read("drop_in", lambda known: f"cat -- {word(_drop_in(known))} 2>/dev/null; exit 0\n", _whole, root=True),
+    ),
     prechecks=(Check("the mount has a lasting name", lambda known: _names(known) + _FIT, root=True),),
     commands=_commands,
     verify=Check("the new place comes back after a reboot", lambda known: _names(known) + _ADDED, root=True),

@@ -12,7 +12,11 @@ from runbooks_lib.procedures.relocate_postgres.offers import offers, read_disks
 from runbooks_lib.runbook.quoting import text_of, word
 from runbooks_lib.runbook.step import Check, Known, NoUndo, Read, Step
 
-SETTINGS = """old "select name || '=' || replace(setting, chr(10), ' ') from pg_settings
+# Commands, connection strings and what extensions define may hold a password, and the journal would keep it: of what is
+# no number, choice or path a digest is enough to see that it is as before.
+SETTINGS = """old "select name || '=' || case
+  when vartype <> 'string' or name ~ '^[^.]*_(directory|directories|file)$' then replace(setting, chr(10), ' ')
+  else 'sha256:' || encode(sha256(convert_to(setting, getdatabaseencoding())), 'hex') end from pg_settings
   where name not in ('in_hot_standby', 'transaction_read_only') order by name"
 """
 _COUNT = """said=$(as "$BIN/psql" -XAtqw -v ON_ERROR_STOP=1 -h "$SOCKETS" -p "$PORT" -U "$OWNER" -d "$DATABASE" -c \\
@@ -122,6 +126,11 @@ def _seen(known: Known) -> str:
         if "data_checksums=on" in known.before["settings"]
         else "data checksums are off: a damaged page is copied as it is; amcheck looks at tables and indexes"
     )
+    if (dropped := of.facts.get("dropped")) and not of.moved_before:
+        said += (
+            f"\nits environment also has {', '.join(dropped)}: the switch starts it without what its unit does not "
+            "give; a restart by its usual way brings them back"
+        )
     for each in of.apart:
         size = f" ({apart_bytes[each.link] / 1e6:.0f} MB)" if each.link in apart_bytes else ""
         said += f"\n{each.name}{size} lies in {each.lies}" + (f" and goes to {each.goes}" * (each.lies != each.goes))

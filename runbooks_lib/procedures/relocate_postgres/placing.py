@@ -34,6 +34,7 @@ forget() { rm -f -- "$P.relocate"; }
 _BIND = """placed() { [ "$P" -ef "$T" ]; }
 prepare() { :; }
 place() {
+  [ ! -L "$P" ] || return 1
   [ -d "$P" ] || install -d -m 0700 -o "$OWNER" -g "$GROUP" -- "$P" || return 1
   enlist "$BIND" || return 1
   [ "$P" -ef "$T" ] || mount --bind -- "$T" "$P"; }
@@ -43,15 +44,17 @@ displace() {
   [ ! -d "$P" ] || [ -e "$P/PG_VERSION" ] || [ -e "$P/PG_VERSION.relocated" ] || rmdir -- "$P"; }
 forget() { rm -f -- "$FSTAB.relocate"; }
 """
-# The line is put at the end, where it wins; the old one stays as it is (the manual, "Setting Parameters").
+# The line is put at the end, where it wins; the old one stays as it is (the manual, "Setting Parameters"). The
+# configuration's directory may belong to the account (Debian's does): what was put there is not to be followed by root.
 _DATA_DIRECTORY = """placed() { grep -qxF -- "$NAMED" "$CONF"; }
 prepare() { :; }
+theirs() { setpriv --reuid="$(stat -c %u -- "${CONF%/*}")" --regid="$(stat -c %g -- "${CONF%/*}")" --clear-groups -- \\
+  sh -c "$1" sh "$CONF" "$NAMED"; }
+renew_conf() { sync -- "$CONF.relocate" && mv -fT -- "$CONF.relocate" "$CONF" && sync -- "${CONF%/*}"; }
 place() { placed || {
-  cp -p -- "$CONF" "$CONF.relocate" && printf '%s\\n' "$NAMED" >>"$CONF.relocate" && sync -- "$CONF.relocate" &&
-    mv -f -- "$CONF.relocate" "$CONF" && sync -- "${CONF%/*}"; }; }
+  theirs 'cp -p -- "$1" "$1.relocate" && printf "%s\\n" "$2" >>"$1.relocate"' && renew_conf; }; }
 displace() { ! placed || {
-  cp -p -- "$CONF" "$CONF.relocate" && { grep -vxF -- "$NAMED" "$CONF" >"$CONF.relocate" || true; } &&
-    sync -- "$CONF.relocate" && mv -f -- "$CONF.relocate" "$CONF" && sync -- "${CONF%/*}"; }; }
+  theirs 'cp -p -- "$1" "$1.relocate" && { grep -vxF -- "$2" "$1" >"$1.relocate"; [ $? -le 1 ]; }' && renew_conf; }; }
 forget() { rm -f -- "$CONF.relocate"; }
 """
 _FUNCTIONS = {"symlink": _SYMLINK, "bind": _BIND, "data_directory": _DATA_DIRECTORY}

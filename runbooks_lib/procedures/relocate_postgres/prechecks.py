@@ -87,7 +87,7 @@ yes "the longest transaction is ${said% *} s old; ${said#* } are prepared, and a
 
 _FIT = """fit() { # DIRECTORY, which need not be there yet
   parent=${1%/*}; parent=${parent:-/}
-  [ -d "$parent" ] || no "$parent is not there; make it on the new partition: install -d -o $OWNER -g $GROUP $parent"
+  [ -d "$parent" ] || no "$parent is not there; make it on the new partition: install -d $parent"
   [ "$(readlink -f -- "$parent")" = "$parent" ] ||
     no "$parent leads elsewhere: name $(readlink -f -- "$parent")/${1##*/}"
   case $1/ in "$R"/*) no "$1 lies in $R";; esac

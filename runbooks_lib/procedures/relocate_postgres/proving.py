@@ -24,7 +24,7 @@ timeline=$(old 'select timeline_id from pg_control_checkpoint()') || cannot_tell
 echo "cluster $ID, timeline $timeline (was $TIMELINE), started with $AT, it lies in $(readlink -f -- "/proc/$pid/cwd")"
 now=$(settings) || cannot_tell "psql gave no answer"
 new=$(printf '%s\\n' "$now" | grep -vxF -e "$BEFORE" | grep -vxF -e "data_directory=$AT")
-[ -z "$new" ] || no "settings are others than before: $new"
+[ -z "$new" ] || no "settings are others than before: $(printf '%s\\n' "$new" | cut -d= -f1 | tr '\\n' ' ')"
 echo "all $(printf '%s\\n' "$now" | grep -c .) settings are as before"
 lies() { # LINK x PLACE NAME
   case $1 in

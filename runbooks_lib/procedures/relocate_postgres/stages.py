@@ -10,7 +10,9 @@ from runbooks_lib.procedures.relocate_postgres import placing
 from runbooks_lib.procedures.relocate_postgres.cluster import cluster
 from runbooks_lib.runbook.step import Check, Command, Known
 
-_STAGE = """if placed; then stage=placed; elif [ -d "$K" ]; then stage=between; else stage=here; fi
+# Root writes in $W, and the account may be able to put something else beside the new place.
+_STAGE = """[ ! -L "$W" ] && { [ ! -e "$W" ] || [ -O "$W" ]; } || fail "$W is there, and root has not made it"
+if placed; then stage=placed; elif [ -d "$K" ]; then stage=between; else stage=here; fi
 """
 
 

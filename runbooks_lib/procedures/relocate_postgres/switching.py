@@ -77,6 +77,9 @@ back() {{ # nothing was placed: the database goes on where it was
   bouncer RESUME; unready; exit 1
 }}
 """
+# Its directory belongs to the account, which may have put a link there.
+NOTE = """note() { as sh -c 'cat >"$1.new" && mv -fT -- "$1.new" "$1"' sh "$K/RELOCATED"; }
+"""
 _SWITCH = """begin=
 if [ $stage = here ] && [ -e "$R/PG_VERSION" ] && runs "$R"; then
   runs "$T" || fail "the standby does not run; nothing was changed"
@@ -106,8 +109,8 @@ fi
 if [ $stage = here ]; then
   gate "$R" || back "the gate is shut: $why"
   up; gated=$now
-  [ ! -e "$R/PG_VERSION" ] || mv -- "$R/PG_VERSION" "$R/PG_VERSION.relocated" || back "cannot write in $R"
-  mv -T -- "$R" "$K" || { mv -- "$R/PG_VERSION.relocated" "$R/PG_VERSION"; back "cannot rename $R"; }
+  [ ! -e "$R/PG_VERSION" ] || mv -fT -- "$R/PG_VERSION" "$R/PG_VERSION.relocated" || back "cannot write in $R"
+  mv -T -- "$R" "$K" || { mv -fT -- "$R/PG_VERSION.relocated" "$R/PG_VERSION"; back "cannot rename $R"; }
   stage=between
 elif [ $stage = between ]; then
   gate "$K" || fail "the gate is shut: $why; take it back: undo"
@@ -140,8 +143,8 @@ unready
 stay() { for each in "$K/$1/"PG_*/; do [ ! -d "$each" ] || printf 'also: %s\\n' "$2/$(basename -- "$each")"; done
   [ "$1" != pg_wal ] || printf 'also: %s\\n' "$2"; }
 [ ! -d "$K" ] || { printf 'This was the database until %s; it is now in %s.\\nNothing here changes any more.\\n' \\
-  "$(date -u +%Y-%m-%dT%H:%M:%SZ)" "$T"; left stay; } >"$K/RELOCATED"
-rm -rf -- "$NEW"; rm -f -- "$W/gate"; forget
+  "$(date -u +%Y-%m-%dT%H:%M:%SZ)" "$T"; left stay; } | note
+rm -rf -- "$NEW" "$NEW.sh"; rm -f -- "$W/gate"; forget
 """
 _SWITCHED = """[ $stage = placed ] || no "the database is not at $T"
 runs "$T" || no "no server runs on $T"
@@ -173,7 +176,7 @@ _BACK = """if [ $stage != here ]; then
   displace && mv -T -- "$K" "$R" || fail "$K could not be given its old name"
 fi
 forget; rm -f -- "$R/RELOCATED"
-[ ! -e "$R/PG_VERSION.relocated" ] || mv -- "$R/PG_VERSION.relocated" "$R/PG_VERSION" || fail "cannot write in $R"
+[ ! -e "$R/PG_VERSION.relocated" ] || mv -fT -- "$R/PG_VERSION.relocated" "$R/PG_VERSION" || fail "cannot write in $R"
 sync -- "$R" "${R%/*}" "${P%/*}"
 start "$P" && answers "$R" 'select pg_is_in_recovery()' f ||
   fail "the server does not start at its old place; see its log"
@@ -203,7 +206,7 @@ def _shell(known: Known) -> str:
         "ARCHIVE_TRIES": str(ARCHIVE_SECONDS * 10),
     }
     head = "".join(f"{name}={word(value)}\n" for name, value in names.items())
-    head += same_tablespaces(known) + BEHIND
+    head += same_tablespaces(known) + BEHIND + NOTE
     return stages.shell(known) + head + starting.shell(of, str(known.parameters["place_by"])) + _FUNCTIONS
 
 

@@ -94,7 +94,9 @@ def of(**facts: Any) -> Cluster:
 
 
 def texts(way: str) -> list[str]:
-    known = Known(PARAMETERS | {"place_by": way}, {"mounts": [MOUNT], "disks": DISKS, **LOOKED}, {"look": LOOKED})
+    known = Known(
+        PARAMETERS | {"place_by": way}, {"mounts": [MOUNT], "drop_in": "", "disks": DISKS, **LOOKED}, {"look": LOOKED}
+    )
     found = []
     for step in RUNBOOK.steps:
         checks = [step.verify, *step.prechecks, *(watcher.check for watcher in step.watchers)]
@@ -254,6 +256,20 @@ def test_a_line_goes_into_fstab_once_and_comes_out_whole(tmp_path: Any, monkeypa
     subprocess.run(["sh", "-eu", "-c", f"{fstab.shell()}delist 'UUID=1 /x y z 0 0'"], check=True)
     assert file.read_text() == "# first\n/dev/vda / ext4 defaults 0 1\n"
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_disk_that_is_full_does_not_empty_fstab(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """grep ends with 2 where it could not write, with 1 where no line is left."""
+    file = tmp_path / "fstab"
+    file.write_text("# first\nUUID=1 /x y z 0 0\n")
+    monkeypatch.setattr(fstab, "FSTAB", str(file))
+    full = 'grep() { case $1 in -v*) return 2;; *) command grep "$@";; esac; }\n'
+    text = f"{full}{fstab.shell()}delist 'UUID=1 /x y z 0 0'"
+    assert subprocess.run(["sh", "-c", text], check=False).returncode != 0
+    assert file.read_text() == "# first\nUUID=1 /x y z 0 0\n"
+    file.write_text("UUID=1 /x y z 0 0\n")
+    subprocess.run(["sh", "-eu", "-c", f"{fstab.shell()}delist 'UUID=1 /x y z 0 0'"], check=True)
+    assert file.read_text() == ""
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,8 +18,10 @@ from runbooks_lib.hosts.local import LocalHost
 from runbooks_lib.procedures import remove_relocated
 from runbooks_lib.procedures.relocate_postgres import RUNBOOK
 from runbooks_lib.runbook.plan import Verdict
+from runbooks_lib.runbook.quoting import word
 from runbooks_lib.runbook.resume import carry_out, open_run
 from runbooks_lib.runbook.run import Options, Run, Stopped, target
+from runbooks_lib.runbook.step import Command, Known, Runbook
 from runbooks_lib.training.lab.load import Load
 from tests.procedures.relocate_postgres.moves import aimed, begun, blocked, done, places, room_for_runs, taken_back
 from tests.runbook.operators import Scripted
@@ -249,6 +253,136 @@ def test_a_directory_that_no_move_has_left_is_not_removed(cluster: Here) -> None
     assert "no move has left its note" in plan.steps[0].because
 
 
+# -- what the account may write, and root must not follow -------------------------------------------------------------
+
+
+@pytest.fixture
+def victim(tmp_path: Path) -> Path:
+    file = tmp_path / "of root"
+    file.write_text("as it was")
+    return file
+
+
+def unharmed(victim: Path) -> bool:
+    return victim.read_text() == "as it was" and victim.stat().st_uid == 0
+
+
+def test_a_link_in_the_copy_is_not_followed(cluster: Here, victim: Path) -> None:
+    runbook = before_in("copy", "as touch --", f'ln -s {word(str(victim))} "$T/standby.signal"\n')
+    aim = replace(aimed(cluster), runbook=runbook)
+    run = begun(cluster, aim)
+    run.do(runbook.step("look"))
+    with pytest.raises(Stopped, match="cannot write in"):
+        run.do(runbook.step("copy"))
+    run.close()
+    taken_back(cluster, aim)
+    assert unharmed(victim)
+
+
+def before_in(name: str, place: str, text: str) -> Runbook:
+    """The runbook, in one of whose steps something happens right before a place in its text."""
+    whole = RUNBOOK.step(name)
+
+    def commands(known: Known) -> list[Command]:
+        (command,) = whole.commands(known)
+        before, at, after = command.text.rpartition(place)
+        assert at
+        return [replace(command, text=f"{before}{text}{at}{after}")]
+
+    cut = replace(whole, commands=commands)
+    return replace(RUNBOOK, steps=tuple(cut if step is whole else step for step in RUNBOOK.steps))
+
+
+def test_a_link_in_the_old_data_gets_no_note(cluster: Here, victim: Path) -> None:
+    lay = cluster.directory
+    run = begun(cluster, aimed(cluster))
+    for name in ("look", "copy", "follow", "lasting"):
+        run.do(RUNBOOK.step(name))
+    (lay / "RELOCATED").symlink_to(victim)
+    run.do(RUNBOOK.step("switch"))
+    run.close()
+    assert unharmed(victim)
+    note = lay.with_name(f"{lay.name}.relocated") / "RELOCATED"
+    assert not note.is_symlink()
+    assert "it is now in" in note.read_text()
+
+
+def test_a_link_beside_the_configuration_is_not_followed(cluster: Here, victim: Path) -> None:
+    """The directory of the configuration belongs to the account, as Debian's does."""
+    cluster.configured_in(cluster.root / "conf", debian=True)
+    (cluster.root / "conf/postgresql.conf.relocate").symlink_to(victim)
+    aim = aimed(cluster, place_by="data_directory")
+    run = begun(cluster, aim)
+    for name in ("look", "copy", "follow", "lasting"):
+        run.do(RUNBOOK.step(name))
+    with pytest.raises(Stopped, match="the old path could not be led to"):
+        run.do(RUNBOOK.step("switch"))
+    run.close()
+    assert unharmed(victim)
+    taken_back(cluster, aim)
+    assert unharmed(victim)
+    assert cluster.lies() == str(cluster.directory)
+
+
+def test_a_directory_of_marks_that_root_has_not_made_is_not_used(cluster: Here) -> None:
+    marks = cluster.free("moved.relocation")
+    marks.mkdir()
+    shutil.chown(marks, "postgres", "postgres")
+    assert "root has not made it" in blocked(aimed(cluster).plan())
+
+
+# -- what the journal must not keep, and what must be as it was --------------------------------------------------------
+
+
+def test_no_setting_s_secret_gets_into_the_journal_and_one_that_differs_is_named(cluster: Here) -> None:
+    cluster.sql("alter system set archive_command to 'AWS_SECRET_ACCESS_KEY=hunter2 true'")
+    cluster.sql("alter system set primary_conninfo to 'host=/x user=y password=hunter2'")
+    cluster.sql("select pg_reload_conf(); select pg_sleep(0.5)")
+    run = begun(cluster, aimed(cluster))
+    for name in ("look", "copy", "follow", "lasting", "switch"):
+        run.do(RUNBOOK.step(name))
+    cluster.sql("alter system set archive_command to 'AWS_SECRET_ACCESS_KEY=hunter3 true'")
+    cluster.sql("select pg_reload_conf(); select pg_sleep(0.5)")
+    with pytest.raises(Stopped, match="settings are others than before: archive_command"):
+        run.do(replace(RUNBOOK.step("prove"), verify_seconds=0))
+    run.close()
+    kept = [path for path in (cluster.root / "runs").rglob("*") if path.is_file()]
+    assert kept
+    assert [path for path in kept if b"hunter" in path.read_bytes()] == []
+
+
+def test_a_cluster_that_its_group_may_read_stays_so(cluster: Here) -> None:
+    cluster.stop()
+    cluster.directory.chmod(0o750)
+    cluster.start()
+    to = moved(cluster)
+    assert stat.S_IMODE(to.stat().st_mode) == 0o750
+    assert cluster.sql("show data_directory_mode") == "0750"
+
+
+def test_what_the_switch_starts_the_server_without_is_named_and_not_shown(
+    cluster: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster.stop()
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2\nSECOND=line")
+    cluster.start()
+    said = aimed(cluster).plan().steps[0].because
+    assert "AWS_SECRET_ACCESS_KEY" in said
+    assert "hunter2" not in said
+    assert "SECOND" not in said
+
+
+def test_a_line_of_fstab_for_another_file_system_is_refused(cluster: Here) -> None:
+    fstab = cluster.root / "fstab"
+    fstab.write_text(f"UUID=0d1c9ef4-7a2c-4d7f-9f0e-6a0c8f8f1c11 {cluster.root}/new ext4 defaults 0 2\n")
+    assert "correct its line" in blocked(aimed(cluster).plan())
+    device = subprocess.run(
+        ["findmnt", "-no", "SOURCE", f"{cluster.root}/new"], check=True, capture_output=True, text=True
+    ).stdout.strip()
+    fstab.write_text(f"{device} {cluster.root}/new ext4 defaults 0 2\n")
+    assert not aimed(cluster).plan().blocked
+
+
 # -- damaged data ------------------------------------------------------------------------------------------------------
 
 
@@ -280,6 +414,7 @@ def test_damaged_pages_are_found_before_they_are_copied(cluster: Here) -> None:
         with pytest.raises(Stopped, match=reason):
             run.do(RUNBOOK.step("copy"))
         run.close()
+        assert cluster.sql("select count(*) from pg_replication_slots") == "0"  # a slot would fill the disk from now on
         taken_back(cluster, aim)
         assert cluster.directory.resolve() == lies
 
