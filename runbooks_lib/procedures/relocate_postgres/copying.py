@@ -85,7 +85,8 @@ as touch -- "$T/standby.signal" && sync -- "$T" || fail "cannot write in $T"
 up; echo "the copying took $(((now - begin) / 100)) s" | tee "$W/took"
 date -u +%Y-%m-%dT%H:%M:%SZ >"$W/complete.part" && sync -- "$W/complete.part" && mv -- "$W/complete.part" "$W/complete"
 """
-_COPIED = """[ $stage = here ] || yes "the database is at $T already, or on its way"
+_COPIED = """[ $stage != placed ] || yes "the database is at $T already"
+[ $stage != between ] || [ ! -s "$W/complete" ] || yes "the database is on its way to $T"
 if [ ! -s "$W/complete" ]; then
   [ ! -d "$W" ] || [ "$(old "select count(*) from pg_replication_slots where slot_name = '$SLOT'")" != 1 ] ||
     no "there is no whole copy in $T, and the slot $SLOT keeps WAL: resume, or undo now"

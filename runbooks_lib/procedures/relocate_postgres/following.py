@@ -40,7 +40,8 @@ i=0; until runs "$T"; do
 done
 rm -f -- "$NEW.sh"
 """
-_FOLLOWS = f"""[ $stage = here ] || yes "the database is at $T already, or on its way"
+_FOLLOWS = f"""[ $stage != placed ] || yes "the database is at $T already"
+[ $stage != between ] || [ ! -s "$W/complete" ] || yes "the database is on its way to $T"
 runs "$R" || yes "the database is stopped: its switch has begun, and decides"
 runs "$T" || {{ said=$(tail -n 3 "$W/standby.log" 2>/dev/null); no "no server runs on the copy${{said:+: $said}}"; }}
 said=$(old "select state || ' ' || pg_wal_lsn_diff(pg_current_wal_lsn(), replay_lsn)::bigint from pg_stat_replication

@@ -1,7 +1,7 @@
 """Where the database is between its old and its new place, as shell functions.
 
 `here`: the old directory is where it was. `between`: it was renamed, and the old path leads nowhere yet. `placed`: the
-old path leads to the target.
+old path leads to the target. Where the old directory is still there, `….relocated` is of an earlier move.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from runbooks_lib.runbook.step import Check, Command, Known
 
 # Root writes in $W, and the account may be able to put something else beside the new place.
 _STAGE = """[ ! -L "$W" ] && { [ ! -e "$W" ] || [ -O "$W" ]; } || fail "$W is there, and root has not made it"
-if placed; then stage=placed; elif [ -d "$K" ]; then stage=between; else stage=here; fi
+if placed; then stage=placed; elif [ -d "$K" ] && [ -z "$(ls -A -- "$R" 2>/dev/null)" ]; then stage=between; else stage=here; fi
 """
 
 

@@ -383,6 +383,17 @@ def test_a_line_of_fstab_for_another_file_system_is_refused(cluster: Here) -> No
     assert not aimed(cluster).plan().blocked
 
 
+def test_old_data_of_an_earlier_move_is_met_before_anything_is_copied(cluster: Here) -> None:
+    """The same partition once more: what the first move has left there has the name that this one needs."""
+    kept = cluster.directory.with_name(f"{cluster.directory.name}.relocated")
+    kept.mkdir()
+    (kept / "RELOCATED").write_text("This was the database until once; it is now in /elsewhere.\n")
+    plan = aimed(cluster).plan()
+    assert "the old data of an earlier move; remove it, or rename it" in blocked(plan)
+    assert next(step for step in plan.steps if step.verdict is Verdict.BLOCKED).name == "copy"
+    shutil.rmtree(kept)
+
+
 # -- damaged data ------------------------------------------------------------------------------------------------------
 
 
