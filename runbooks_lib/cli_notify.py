@@ -36,14 +36,20 @@ def notify_test(channels: tuple[str, ...], config_path: Path | None) -> None:
 @click.option("--subject", default="A message from the runbooks", show_default=True, help="Its first line.")
 @click.option("--channel", "channels", multiple=True, metavar="CHANNEL", help="Only this one; again for more.")
 @click.option("--occasion", help="Such as CHG-1234: told once to each channel, however often this is run.")
+@click.option("--forget", multiple=True, metavar="OCCASION", help="Told anew when it comes again; again for more.")
 @config_option
 def notify_send(
-    text: str, subject: str, channels: tuple[str, ...], occasion: str | None, config_path: Path | None
+    text: str,
+    subject: str,
+    channels: tuple[str, ...],
+    occasion: str | None,
+    forget: tuple[str, ...],
+    config_path: Path | None,
 ) -> None:
     """Send a text to every channel, or those named. Exit code 1 when one failed."""
     if occasion is not None and channels:
         raise UsageError("--occasion goes to every channel", true_now="nothing was sent", next="leave out --channel")
-    _send(subject, text, channels, config_path, occasion=occasion)
+    _send(subject, text, channels, config_path, occasion=occasion, forget=forget)
 
 
 @notify.command("sent")
@@ -52,9 +58,14 @@ def notify_send(
 def notify_sent(occasion: str, config_path: Path | None) -> None:
     """Say whether every channel has taken an occasion's message. Sends nothing."""
     from runbooks_lib import config
-    from runbooks_lib.notification.occasions import untold
+    from runbooks_lib.notification.occasions import parts, untold
 
     loaded = config.load(config_path)
+    if loaded.notify.channels and (found := parts(loaded, occasion)):
+        for each in found:
+            unaware = ", ".join(untold(loaded, each))
+            click.echo(f"{each}: " + (f"not told: {unaware}" if unaware else "told"))
+        return
     missing = untold(loaded, occasion)
     if not loaded.notify.channels:
         click.echo("nobody: the inventory has no channel")
@@ -95,9 +106,14 @@ def notify_unit_failed(unit: str, report_name: str, config_path: Path | None) ->
 @click.option("--minutes", type=click.IntRange(1, 7 * 1440), help="How long, from now.")
 @click.option("--comment", help="Why; others read it in Alertmanager.")
 @click.option("--occasion", help="Such as CHG-1234: one silence for it, however often this is run.")
-@click.option("--list", "listing", is_flag=True, help="The silences that are in force; with --occasion only its own.")
+@click.option(
+    "--list",
+    "listing",
+    is_flag=True,
+    help="The silences that are in force; with HOST, --occasion, --minutes only those.",
+)
 @click.option("--end", "ended", metavar="ID", help="End this silence now.")
-@click.option("--end-all-of", "over", metavar="OCCASION", help="End the occasion's silences now.")
+@click.option("--end-all-of", "over", metavar="OCCASION", help="End the occasion's silences now; with HOST its own.")
 @config_option
 def notify_silence(
     name: str | None,
@@ -121,8 +137,9 @@ def notify_silence(
 
     loaded = config.load(config_path)
     silences = Silences.of(loaded.notify)
+    host = loaded.select(host=name)[0].name if name else None
     if listing:
-        found = silences.active(occasion)
+        found = silences.active(occasion, instance=host, minutes=minutes or 0)
         rows = [(each.id, f"{each.ends:%Y-%m-%d %H:%M} UTC", each.matchers, each.comment) for each in found]
         if occasion:
             for each in found:
@@ -136,7 +153,7 @@ def notify_silence(
         click.echo(f"Ended: {ended}")
         return
     if over is not None:
-        gone = silences.active(over)
+        gone = silences.active(over, instance=host)
         for each in gone:
             silences.end(each.id)
         click.echo(f"Ended: {', '.join(each.id for each in gone) or 'nothing was in force'}")
@@ -149,7 +166,7 @@ def notify_silence(
         )
     (entry,) = loaded.select(host=name)
     now = datetime.now(UTC)
-    present = silences.active(occasion) if occasion else []
+    present = silences.active(occasion, instance=entry.name, minutes=minutes) if occasion else []
     if present:
         click.echo(f"{present[0].id} (in force until {present[0].ends:%H:%M} UTC)")
         return
@@ -171,6 +188,7 @@ def _send(
     config_path: Path | None,
     state: str = "information",
     occasion: str | None = None,
+    forget: tuple[str, ...] = (),
 ) -> None:
     from runbooks_lib import config, terminal
     from runbooks_lib.notification.message import message
@@ -185,7 +203,11 @@ def _send(
             next="add [notify.channels.NAME]; docs/notify.md shows each kind",
         )
     told = message(subject, text, state="failed" if state == "failed" else "information", source="runbook notify")
-    came = send(loaded.notify, told, only=channels or None) if occasion is None else tell_once(loaded, told, occasion)
+    came = (
+        send(loaded.notify, told, only=channels or None)
+        if occasion is None
+        else tell_once(loaded, told, occasion, forget)
+    )
     terminal.table([(each.channel, "took it" if each.ok else f"FAILED: {each.error}") for each in came])
     if occasion is not None and not came:
         click.echo("Every channel has been told before.")

@@ -85,13 +85,21 @@ class Silences:
         raw = self._ask("GET", f"silence/{_checked(number)}", absent_is_none=True)
         return None if raw is None else _silence(raw, self.url)
 
-    def active(self, occasion: str | None = None) -> list[Silence]:
-        """Those in force or to come, the one that ends first at the top; with `occasion` only its own."""
+    def active(self, occasion: str | None = None, *, instance: str | None = None, minutes: float = 0) -> list[Silence]:
+        """Those in force or to come, the one that ends first at the top; with `occasion` only its own, with `instance`
+        those that `begin` made for that host, and only those that were made for so many minutes or more."""
         answer = self._ask("GET", "silences")
         if not isinstance(answer, list):
             raise _odd(self.url)
         found = [_silence(raw, self.url) for raw in answer]
-        mine = (each for each in found if occasion is None or each.comment.endswith(f"[{occasion}]"))
+        host = None if instance is None else f'{self._label}=~"{_pattern(instance)}(:[0-9]+)?"'
+        mine = (
+            each
+            for each in found
+            if (occasion is None or each.comment.endswith(f"[{occasion}]"))
+            and host in (None, each.matchers)
+            and (each.ends - each.starts).total_seconds() > 60 * minutes - 1
+        )
         return sorted((each for each in mine if each.state != "expired"), key=lambda each: each.ends)
 
     def end(self, number: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,8 +22,9 @@ ANNOUNCED = "announced.json"
 _MOST = 1000  # occasions that are remembered
 
 
-def tell_once(config: Config, message: Message, occasion: str) -> list[Delivery]:
-    """Send the message to every channel that has not taken this occasion's yet; those deliveries.
+def tell_once(config: Config, message: Message, occasion: str, forget: Sequence[str] = ()) -> list[Delivery]:
+    """Send the message to every channel that has not taken this occasion's yet; those deliveries. Occasions that begin
+    with one of `forget` are told anew when they come again: what is called off is so, and may be announced once more.
 
     A run that is cut off between a delivery and its record tells that channel twice: rather twice than never. Raises
     UsageError for an empty occasion, RunbookError when the record cannot be kept.
@@ -34,6 +35,7 @@ def tell_once(config: Config, message: Message, occasion: str) -> list[Delivery]
         everything = _read(config.outputs)
         took = everything.pop(occasion, [])
         came = send(config.notify, message, only=[name for name in config.notify.channels if name not in took])
+        everything = {each: who for each, who in everything.items() if not each.startswith(tuple(forget))}
         everything[occasion] = [*took, *(each.channel for each in came if each.ok)]
         kept = dict(list(everything.items())[-_MOST:])
         writer.write_json(config.outputs / ANNOUNCED, kept)
@@ -44,6 +46,11 @@ def untold(config: Config, occasion: str) -> list[str]:
     """The channels of the inventory that have not taken this occasion's message."""
     took = _read(config.outputs).get(occasion, [])
     return [name for name in config.notify.channels if name not in took]
+
+
+def parts(config: Config, occasion: str) -> list[str]:
+    """The occasions that are remembered and belong to this one: "CHG-1234, db-01, begins (…)"."""
+    return [each for each in _read(config.outputs) if each.startswith(f"{occasion}, ")]
 
 
 def _read(outputs: Path) -> dict[str, list[str]]:

@@ -13,13 +13,12 @@ from runbooks_lib.procedures.announcing import (
     READABLE,
     SECONDS,
     command,
+    mark,
     refuses,
     silenced,
     told,
 )
 from runbooks_lib.runbook.step import Check, NoUndo, Runbook, Step
-
-_OVER = ", over"
 
 
 def _downtime(given: Mapping[str, Any]) -> str:
@@ -33,13 +32,18 @@ def _downtime(given: Mapping[str, Any]) -> str:
     )
 
 
+def _over(given: Mapping[str, Any]) -> str:
+    return mark(given, "over", given["text"], given["downtime_seconds"])
+
+
 END_SILENCE = Step(
     name="end-silence",
     title="End the silence of this occasion",
     why="From now on an alert of the host is a real one again.",
     prechecks=(READABLE,),
     commands=command(
-        "the host's alerts in Alertmanager", lambda given: ["silence", "--end-all-of", str(given["occasion"])]
+        "the host's alerts in Alertmanager",
+        lambda given: ["silence", str(given["about"]), "--end-all-of", str(given["occasion"])],
     ),
     verify=Check("no silence of this occasion is in force", silenced(wanted=False), deadline_seconds=SECONDS),
     undo=NoUndo("alerts should be heard.", "announce the work again if it goes on.", harmless=True),
@@ -60,17 +64,17 @@ TELL = Step(
             "--subject",
             f"{given['occasion']}: work on {given['about']} is over",
             "--occasion",
-            f"{given['occasion']}{_OVER}",
+            _over(given),
         ],
     ),
-    verify=Check("every channel has taken the message", told(_OVER), deadline_seconds=SECONDS),
+    verify=Check("every channel has taken the message", told(_over), deadline_seconds=SECONDS),
     undo=NoUndo("a message cannot be taken back.", "send another: runbook notify send.", harmless=True),
     deadline_seconds=SECONDS,
 )
 
 RUNBOOK = Runbook(
     name="all-clear",
-    version="1",
+    version="2",
     title="Say that announced work is over",
     purpose="After announced work: its silence ends, and every channel is told, with the downtime that was measured.",
     not_when="The work has not been verified yet.",

@@ -6,6 +6,9 @@ window; `all-clear` ends it before.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from runbooks_lib.parameters import Parameter
 from runbooks_lib.procedures.announcing import (
     ABOUT,
@@ -14,13 +17,23 @@ from runbooks_lib.procedures.announcing import (
     READABLE,
     SECONDS,
     command,
+    mark,
     refuses,
     silenced,
     told,
 )
 from runbooks_lib.runbook.step import Check, Runbook, Step, Undo
 
-_CALLED_OFF = ", called off"
+_BEGINS, _CALLED_OFF, _OVER = "begins", "called off", "over"
+
+
+def _begins(given: Mapping[str, Any]) -> str:
+    return mark(given, _BEGINS, given["text"], given["minutes"])
+
+
+def _called_off(given: Mapping[str, Any]) -> str:
+    return mark(given, _CALLED_OFF, given["text"], given["minutes"])
+
 
 SILENCE = Step(
     name="silence",
@@ -42,7 +55,10 @@ SILENCE = Step(
     ),
     verify=Check("a silence of this occasion is in force", silenced(wanted=True), deadline_seconds=SECONDS),
     undo=Undo(
-        command("the host's alerts in Alertmanager", lambda given: ["silence", "--end-all-of", str(given["occasion"])]),
+        command(
+            "the host's alerts in Alertmanager",
+            lambda given: ["silence", str(given["about"]), "--end-all-of", str(given["occasion"])],
+        ),
         Check("no silence of this occasion is in force", silenced(wanted=False), deadline_seconds=SECONDS),
         takes="seconds",
     ),
@@ -63,10 +79,14 @@ TELL = Step(
             "--subject",
             f"{given['occasion']}: work on {given['about']} begins",
             "--occasion",
-            str(given["occasion"]),
+            _begins(given),
+            "--forget",
+            mark(given, _CALLED_OFF),
+            "--forget",
+            mark(given, _OVER),
         ],
     ),
-    verify=Check("every channel has taken the message", told(), deadline_seconds=SECONDS),
+    verify=Check("every channel has taken the message", told(_begins), deadline_seconds=SECONDS),
     undo=Undo(
         command(
             "the people behind the channels",
@@ -76,10 +96,12 @@ TELL = Step(
                 "--subject",
                 f"{given['occasion']}: work on {given['about']} is called off",
                 "--occasion",
-                f"{given['occasion']}{_CALLED_OFF}",
+                _called_off(given),
+                "--forget",
+                mark(given, _BEGINS),
             ],
         ),
-        Check("every channel has been told that it is called off", told(_CALLED_OFF), deadline_seconds=SECONDS),
+        Check("every channel has been told that it is called off", told(_called_off), deadline_seconds=SECONDS),
         takes="seconds: a message that says so, for none can be taken back",
     ),
     deadline_seconds=SECONDS,
@@ -87,7 +109,7 @@ TELL = Step(
 
 RUNBOOK = Runbook(
     name="announce",
-    version="1",
+    version="2",
     title="Announce work on a host",
     purpose="Before work that users or alerts will notice: the host's alerts are silenced for the window, and every "
     "channel of the inventory is told.",

@@ -7,6 +7,7 @@ recorded in a journal.
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -42,11 +43,18 @@ def command(affects: str, arguments: Callable[[Mapping[str, Any]], Sequence[str]
     return lambda known: [Command(notify(known, *arguments(known.parameters)), affects)]
 
 
-def told(suffix: str = "") -> Callable[[Known], str]:
-    """Whether every channel has taken the occasion's message: yes, no, or cannot tell."""
+def mark(given: Mapping[str, Any], what: str, *said: object) -> str:
+    """What is told once: of this occasion, of this host, in these words. Without words: how all such marks begin."""
+    name = f"{given['occasion']}, {given['about']}, {what}"
+    digest = hashlib.sha256(repr([str(each) for each in said]).encode(errors="surrogateescape")).hexdigest()[:8]
+    return f"{name} ({digest})" if said else name
+
+
+def told(marked: Callable[[Mapping[str, Any]], str]) -> Callable[[Known], str]:
+    """Whether every channel has taken the message with this mark: yes, no, or cannot tell."""
 
     def script(known: Known) -> str:
-        asked = notify(known, "sent", f"{known.parameters['occasion']}{suffix}")
+        asked = notify(known, "sent", marked(known.parameters))
         return (
             f'said=$({asked} 2>&1) || cannot_tell "$said"\n'
             'case $said in told:* | nobody:*) yes "$said";; esac\nno "$said"\n'
@@ -56,10 +64,13 @@ def told(suffix: str = "") -> Callable[[Known], str]:
 
 
 def silenced(*, wanted: bool) -> Callable[[Known], str]:
-    """Whether a silence of the occasion is in force, or (not `wanted`) none is. Without an Alertmanager: yes."""
+    """Whether a silence of the occasion and host, as long as wanted, is in force, or (not `wanted`) none is. Without an
+    Alertmanager: yes."""
 
     def script(known: Known) -> str:
-        asked = notify(known, "silence", "--list", "--occasion", str(known.parameters["occasion"]))
+        given = known.parameters
+        long = ("--minutes", str(given["minutes"])) if wanted else ()
+        asked = notify(known, "silence", str(given["about"]), "--list", "--occasion", str(given["occasion"]), *long)
         return (
             f"said=$({asked} 2>&1); x=$?\n"
             "case $x:$said in 2:*'names no Alertmanager'*) yes 'the inventory names no Alertmanager';; esac\n"

@@ -316,7 +316,7 @@ def _refuses(parameters: Mapping[str, Any]) -> str:
 
 RUNBOOK = Runbook(
     name="relocate-directory",
-    version="2",
+    version="3",
     title="Move a service's directory to another partition of its host",
     purpose="The partition under a service is full, or slow, and the service cannot have a standby: MariaDB, a build "
     "server's data, or a PostgreSQL that relocate-database refuses.",

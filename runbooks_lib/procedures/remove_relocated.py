@@ -150,7 +150,7 @@ def _refuses(parameters: Mapping[str, Any]) -> str:
 
 RUNBOOK = Runbook(
     name="remove-relocated",
-    version="2",
+    version="3",
     title="Remove the old data of a move",
     purpose="A database or a directory was moved, the new place has proven itself, and the old data takes room.",
     not_when="No backup was taken from the new place yet, or the host was not restarted since: then the old data may "

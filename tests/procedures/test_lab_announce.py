@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from runbooks_lib.cli import cli
 from runbooks_lib.config import Alertmanager, Notify
 from runbooks_lib.errors import UsageError
 from runbooks_lib.notification.alertmanager import Silences
@@ -110,6 +112,40 @@ def test_what_is_undone_is_heard_again_and_called_off(world: World) -> None:
     work.undo()
     assert not world.is_quiet()
     assert world.subjects == ["CHG-1: work on db-01 begins", "CHG-1: work on db-01 is called off"]
+
+
+def test_what_was_called_off_can_be_announced_again_under_the_same_occasion(world: World) -> None:
+    for _ in range(2):
+        work = world.session(announce.RUNBOOK, "silence", "tell", "tell", "silence")
+        work.step("silence")
+        work.step("tell")
+        work.undo()
+    assert world.subjects == ["CHG-1: work on db-01 begins", "CHG-1: work on db-01 is called off"] * 2
+    assert not world.is_quiet()
+
+
+def test_another_host_and_a_longer_window_of_the_same_occasion_are_silenced_and_told(world: World) -> None:
+    world.file.write_text(world.file.read_text().replace("[hosts.db-01]", "[hosts.db-01]\n[hosts.db-02]"))
+    for given in ({"minutes": 30}, {"minutes": 60}, {"minutes": 30, "about": "db-02"}, {"minutes": 60}):
+        work = world.session(announce.RUNBOOK, "silence", "tell", **given)
+        work.step("silence")
+        work.step("tell")
+        work.finish()
+    assert world.subjects == [f"CHG-1: work on {host} begins" for host in ("db-01", "db-01", "db-02")]
+    said = CliRunner().invoke(cli, ["notify", "sent", "CHG-1", "--config", str(world.file)]).output
+    assert [line.split(" (")[0] for line in said.splitlines()] == [
+        f"CHG-1, {host}, begins" for host in ("db-01", "db-01", "db-02")
+    ]
+    assert said.count("): told") == 3
+    assert len(world.silences.active("CHG-1", instance="db-01", minutes=60)) == 1
+    assert len(world.silences.active("CHG-1", instance="db-02")) == 1
+
+    over = world.session(all_clear.RUNBOOK, "end-silence", "tell")
+    over.step("end-silence")
+    over.step("tell")
+    over.finish()
+    assert world.silences.active("CHG-1", instance="db-01") == []
+    assert len(world.silences.active("CHG-1")) == 1  # the other host's goes on
 
 
 def test_a_channel_that_fails_stops_the_step_and_a_second_try_tells_only_those_that_do_not_know(world: World) -> None:

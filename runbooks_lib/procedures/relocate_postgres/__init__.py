@@ -42,7 +42,7 @@ def _refuses(parameters: Mapping[str, Any]) -> str:
 
 RUNBOOK = Runbook(
     name="relocate-database",
-    version="2",
+    version="3",
     title="Move a database to another partition of its host",
     purpose="The partition under a PostgreSQL database is full, or slow, and the host has a better one. Clients wait "
     "about a second; the old path stays valid.",

@@ -12,7 +12,8 @@ from runbooks_lib.runbook.step import Check, Command, Known
 
 # Root writes in $W, and the account may be able to put something else beside the new place.
 _STAGE = """[ ! -L "$W" ] && { [ ! -e "$W" ] || [ -O "$W" ]; } || fail "$W is there, and root has not made it"
-if placed; then stage=placed; elif [ -d "$K" ] && [ -z "$(ls -A -- "$R" 2>/dev/null)" ]; then stage=between; else stage=here; fi
+if placed; then stage=placed
+elif [ -d "$K" ] && [ -z "$(ls -A -- "$R" 2>/dev/null)" ]; then stage=between; else stage=here; fi
 """
 
 
