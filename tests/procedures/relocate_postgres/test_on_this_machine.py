@@ -20,7 +20,7 @@ import pytest
 from benchmarks.relocate.here import Here, as_owner, here, unmount
 from benchmarks.relocate.moving import by_runbook
 from runbooks_lib.hosts.local import LocalHost
-from runbooks_lib.procedures.relocate_postgres import RUNBOOK, prechecks
+from runbooks_lib.procedures.relocate_postgres import RUNBOOK, prechecks, switching
 from runbooks_lib.runbook import detached, runs
 from runbooks_lib.runbook.plan import Verdict
 from runbooks_lib.runbook.quoting import word
@@ -526,6 +526,35 @@ def test_wal_that_the_archiver_could_not_take_shuts_the_gate(cluster: Here) -> N
         cluster.sql("alter system reset archive_command; select pg_reload_conf(); select pg_switch_wal()")
         cluster.sql("select pg_sleep(2)")
     assert servers(cluster) == [str(lies)]
+
+
+def test_an_archiver_that_is_behind_is_waited_for_before_the_stop(
+    cluster: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server waits for it when it ends, and clients would wait with it."""
+    monkeypatch.setattr(switching, "ARCHIVE_SECONDS", 1)
+    slow, aim = cluster.root / "archiver is slow", aimed(cluster)
+    slow.touch()
+    command = f'while test -e "{slow}"; do sleep 0.1; done'
+    cluster.sql(f"alter system set archive_command to '{command}'; select pg_reload_conf(); select pg_sleep(0.5)")
+    try:
+        run = begun(cluster, aim)
+        for name in ("look", "copy", "follow", "lasting"):
+            run.do(RUNBOOK.step(name))
+        for _ in range(3):
+            cluster.sql("select pg_logical_emit_message(true, 'x', 'y')")
+            cluster.sql("select pg_switch_wal()")
+        with pytest.raises(Stopped, match=r"WAL is not archived yet: \d+ segments; nothing was changed"):
+            run.do(RUNBOOK.step("switch"))
+        slow.unlink()
+        for name in ("switch", "prove", "tidy"):
+            run.do(RUNBOOK.step(name))
+        run.finish("done")
+        run.close()
+    finally:
+        slow.unlink(missing_ok=True)
+        cluster.sql("alter system reset archive_command; select pg_reload_conf(); select pg_sleep(0.5)")
+    assert list((cluster.directory / "pg_wal/archive_status").glob("*.ready")) == []
 
 
 def test_a_server_that_ends_before_it_is_promoted_is_said_at_once_and_taken_back(cluster: Here) -> None:

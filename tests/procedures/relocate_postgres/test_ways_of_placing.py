@@ -138,6 +138,18 @@ def test_a_bind_mount_holds_at_the_old_path(cluster: Here) -> None:
     assert "is empty: is its partition mounted? Never run initdb there" in blocked(aimed(cluster, target="/x/y").plan())
     subprocess.run(["mount", "-T", str(cluster.root / "fstab"), str(old)], check=True)
     cluster.start()
+    assert f"{old} is itself a mount point and cannot be renamed" in blocked(aimed(cluster, target="/x/y").plan())
+
+    # As docs/relocate.md says, it can be moved on.
+    cluster.stop()
+    unmount(old)
+    (cluster.root / "fstab").write_text((cluster.root / "fstab").read_text().replace(line, ""))
+    old.rmdir()
+    old.symlink_to(to)
+    cluster.start()
+    shutil.rmtree(old.with_name(f"{old.name}.relocated"))
+    done(cluster, aimed(cluster))
+    assert old.resolve() == cluster.root / "old/moved"
 
 
 def test_a_partition_that_is_missing_after_a_reboot_stops_the_server_and_is_named(cluster: Here) -> None:
