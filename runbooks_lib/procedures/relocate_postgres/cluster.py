@@ -232,7 +232,7 @@ def _configured_apart(of: Cluster) -> bool:
     """`-D` names the directory of its configuration and not of its data (the manual, "File Locations")."""
     configuration = posixpath.dirname(str(of.facts["config_file"]))
     given = list(of.facts["arguments"])[1:]
-    return configuration not in (of.real, of.directory) and any(
+    return configuration not in (of.real, of.directory, of.facts["data_directory"]) and any(
         each in (f"-D{configuration}", configuration) for each in given
     )
 

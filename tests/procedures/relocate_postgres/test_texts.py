@@ -198,6 +198,8 @@ def test_other_names_of_the_directory_are_found_in_the_server_s_words() -> None:
     assert other_names(of(data_directory="/var/lib/link")) == ["/var/lib/link"]
     assert other_names(of(arguments=["postgres", "-D/var/lib/link"])) == ["/var/lib/link"]
     assert other_names(of(arguments=["postgres", "-D", lies, "--data-directory=/x"])) == ["/x"]
+    link = of(arguments=["postgres", "-D", "/link"], data_directory="/link", config_file="/link/postgresql.conf")
+    assert other_names(link) == ["/link", "/link"]
     inside = of(arguments=["postgres", "-D", "/real"], real="/real", config_file="/real/postgresql.conf")
     assert other_names(inside) == ["/real"]
 
