@@ -5,11 +5,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from runbooks_lib import writer
@@ -18,6 +15,7 @@ from runbooks_lib.errors import UsageError
 from runbooks_lib.notification.message import Message
 from runbooks_lib.notification.sending import Delivery, send
 
+_WAITING_SECONDS = 120.0  # for another command that is telling: its channels have their own deadlines
 ANNOUNCED = "announced.json"
 _MOST = 1000  # occasions that are remembered
 
@@ -31,7 +29,7 @@ def tell_once(config: Config, message: Message, occasion: str, forget: Sequence[
     """
     if not occasion.strip():
         raise UsageError("an occasion needs a name", true_now="nothing was sent", next='such as "CHG-1234"')
-    with _alone(config.outputs):
+    with writer.alone(config.outputs / f".{ANNOUNCED}.lock", seconds=_WAITING_SECONDS):
         everything = _read(config.outputs)
         took = everything.pop(occasion, [])
         came = send(config.notify, message, only=[name for name in config.notify.channels if name not in took])
@@ -59,17 +57,3 @@ def _read(outputs: Path) -> dict[str, list[str]]:
         return {str(occasion): [str(name) for name in took] for occasion, took in raw.items()}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}  # rather twice than never
-
-
-@contextmanager
-def _alone(outputs: Path) -> Iterator[None]:
-    writer.make_directory(outputs)
-    try:
-        descriptor = os.open(outputs / f".{ANNOUNCED}.lock", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise writer.cannot_write(outputs / ANNOUNCED, error) from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
