@@ -175,5 +175,9 @@ def test_a_reader_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.Monkey
         read_inventory(write(tmp_path, "[a]\nh1\n"), deadline_seconds=1)
     assert time.monotonic() - started < 4
     if sys.platform == "linux":
+        # Killed is not yet gone, on a machine that is busy.
         status = Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}/status")
-        assert not status.exists() or "State:\tZ" in status.read_text()
+        end = time.monotonic() + 10
+        while status.exists() and "State:\tZ" not in status.read_text():
+            assert time.monotonic() < end, status.read_text()
+            time.sleep(0.01)

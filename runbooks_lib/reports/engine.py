@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import zmq
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 from nbclient.exceptions import CellExecutionError
@@ -19,6 +20,7 @@ from nbformat.v4 import new_output
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
 
+from runbooks_lib.reports import kernel_start
 from runbooks_lib.reports.kernel import SECRETS_FD
 from runbooks_lib.reports.record import CellRun, Failure
 
@@ -42,7 +44,9 @@ class Kernel(AsyncKernelManager):
     @property
     def kernel_spec(self) -> KernelSpec:
         """The command of the kernel."""
-        argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", *_KERNEL_ARGUMENTS]
+        # `-P`: what lies in the present directory is no part of it.
+        start = [sys.executable, "-P", "-m", kernel_start.__name__]
+        argv = [*start, "-f", "{connection_file}", *_KERNEL_ARGUMENTS]
         return KernelSpec(argv=argv, display_name="Python 3", language="python", name="python3")
 
 
@@ -148,6 +152,7 @@ class Engine(NBClientEngine):  # type: ignore[misc]
         manager = Kernel(
             connection_file=str(progress.runtime / "kernel.json"), transport="ipc", kernel_name=kernel_name
         )
+        manager.context.setsockopt(zmq.RCVHWM, kernel_start.MOST_WAITING)
         client = Client(
             nb_man,
             km=manager,

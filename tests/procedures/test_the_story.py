@@ -257,11 +257,12 @@ def test_from_a_service_that_crawls_to_a_database_on_another_disk(desk: Desk) ->
 
     desk.now("nothing is red")
     # Everybody hears that it is over, and for how long they waited.
-    over = {**work, "downtime_seconds": f"{gap:.2f}"}
+    waited = round(gap, 2)
+    over = {**work, "downtime_seconds": f"{waited:.2f}"}
     planned = desk.notebook("announce-work", **over)
     desk.notebook("announce-work", **over, approve_end=digest_in(planned))
     assert desk.subjects[-1] == f"{OCCASION}: work on {host} is over"
-    assert f"Measured downtime: {gap:.1f} seconds" in desk.chat.items[-1][2]["body"]
+    assert f"Measured downtime: {waited:.1f} seconds" in desk.chat.items[-1][2]["body"]
     assert not desk.is_quiet()
 
     desk.now("everybody has heard that it is over")
