@@ -18,16 +18,13 @@ import paramiko
 
 from runbooks_lib.hosts.connection import (
     CHANNEL_SECONDS,
-    CONNECT_SECONDS,
     Connection,
-    Dropped,
     KnownHostsSource,
-    Opened,
-    OpenSocket,
     load_known_hosts,
     open_connection,
 )
 from runbooks_lib.hosts.host import AuthRefused, DeadlineExceeded, HostError, HostUnreachable
+from runbooks_lib.hosts.sockets import CONNECT_SECONDS, Dropped, Opened, OpenSocket
 from runbooks_lib.hosts.ssh_settings import SshSettings, route
 from runbooks_lib.hosts.transport import Transport
 

@@ -14,7 +14,7 @@ import paramiko
 
 from runbooks_lib.hosts.bastion import SAME_TIME_SECONDS, SHARED, Bastions
 from runbooks_lib.hosts.capture import Capture
-from runbooks_lib.hosts.connection import CHANNEL_SECONDS, Connection, Dropped, Login, load_known_hosts
+from runbooks_lib.hosts.connection import CHANNEL_SECONDS, Connection, Login, load_known_hosts
 from runbooks_lib.hosts.host import (
     CLEANUP_SECONDS,
     DEFAULT_DEADLINE_SECONDS,
@@ -31,6 +31,7 @@ from runbooks_lib.hosts.host import (
 from runbooks_lib.hosts.known_hosts import KnownHosts
 from runbooks_lib.hosts.outcome import gone_words, group_gone, not_begun, result_of
 from runbooks_lib.hosts.root import Asked, answer_sudo
+from runbooks_lib.hosts.sockets import Dropped
 from runbooks_lib.hosts.ssh_settings import SshSettings, resolve, route
 from runbooks_lib.hosts.transport import Transport, execute, open_capture, send
 from runbooks_lib.hosts.wrapper import COMMAND, ROOT_COMMAND, Wrapped, end_group_script, password_command, wrap

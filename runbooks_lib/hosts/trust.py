@@ -20,10 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runbooks_lib.errors import RunbookError
-from runbooks_lib.hosts.connection import OpenSocket, show_host_key
+from runbooks_lib.hosts.connection import show_host_key
 from runbooks_lib.hosts.host import SettingsRefused
 from runbooks_lib.hosts.known_hosts import KnownHosts, KnownLine, Verdict, fingerprint, lookup_name
 from runbooks_lib.hosts.known_hosts_file import hash_name
+from runbooks_lib.hosts.sockets import OpenSocket
 from runbooks_lib.hosts.ssh_settings import SshSettings, resolve, route
 
 logging.getLogger("paramiko").setLevel(logging.CRITICAL + 1)  # every failure is told as a HostError instead

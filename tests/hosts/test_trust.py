@@ -24,10 +24,10 @@ import pytest
 
 from runbooks_lib.errors import RunbookError
 from runbooks_lib.hosts import trust
-from runbooks_lib.hosts.connection import Opened
 from runbooks_lib.hosts.host import DeadlineExceeded, HostKeyChanged, HostKeyUnknown, HostUnreachable, SettingsRefused
 from runbooks_lib.hosts.known_hosts import KnownHosts
 from runbooks_lib.hosts.known_hosts_file import hash_name
+from runbooks_lib.hosts.sockets import Opened
 from runbooks_lib.hosts.ssh_options import SshSettings
 from runbooks_lib.hosts.trust import ShownKey, add, fetch_host_key, offered_key, plan
 from tests.hosts.processes import all_gone
