@@ -263,6 +263,14 @@ def _elsewhere(known: Known) -> str:
 
 _STARTED = """[ -n "$UNIT" ] || [ ! -d /run/systemd/system ] ||
   no "it was not started by systemd: start it through its unit first, so that it comes back after a reboot"
+# Patroni, repmgrd or a supervisor would start the server again in the middle of the switch, or fail over.
+main=0; [ -z "$UNIT" ] || main=$(systemctl show -p MainPID --value "$UNIT" 2>/dev/null)
+{ read -r pid <"$R/postmaster.pid"; } 2>/dev/null || pid=
+case ${main:-0} in 0|"$pid") ;; *)
+  read -r name <"/proc/$main/comm"
+  no "$UNIT runs ${name:-another program} (process $main), which runs the server and may start it again at any moment; \
+move it by that program's own means, or let systemd run the server alone first";;
+esac
 yes "it is started by ${UNIT:-hand}"
 """
 

@@ -124,6 +124,36 @@ def test_a_profile_in_no_file_cannot_be_told(apparmor: Path) -> None:
     assert asked(apparmor, "snap.db.daemon (enforce)\n")[0] is Answer.CANNOT_TELL
 
 
+# -- who starts the server ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("unit", "main", "said"),
+    [
+        ("", "", ""),
+        ("postgresql@15-main.service", "4711", ""),
+        ("postgresql@15-main.service", "0", ""),  # systemd does not know which of its processes is the main one
+        ("postgresql@15-main.service", "", ""),
+        ("patroni.service", "SELF", "patroni.service runs sleep"),
+    ],
+)
+def test_a_server_that_another_program_runs_is_not_moved(
+    unit: str, main: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "postmaster.pid").write_text("4711\n/srv/db\n")
+    with subprocess.Popen(["sleep", "600"]) as other:
+        shown = str(other.pid) if main == "SELF" else main
+        (tmp_path / "systemctl").write_text(f"#!/bin/sh\necho {shown}\n")
+        (tmp_path / "systemctl").chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+        names = f"R={word(str(tmp_path))}; UNIT={word(unit)}\n"
+        started = prechecks._STARTED.replace("/run/systemd/system", str(tmp_path / "absent"))
+        observed = ask(LocalHost(), Check("x", lambda _: names + started), Known({}))
+        other.kill()
+    assert observed.answer is (Answer.NO if said else Answer.YES), observed
+    assert said in observed.evidence
+
+
 # -- a unit's sandbox --------------------------------------------------------------------------------------------------
 
 
