@@ -37,6 +37,12 @@ end loop; end $$"""  # noqa: E501
 _FUNCTIONS = f"""up() {{ read -r now x </proc/uptime; now=${{now%.*}}${{now#*.}}; }}
 bouncer() {{ [ "$BOUNCER" = 0 ] || timeout {PAUSE_SECONDS} setpriv --reuid="$OWNER" --regid="$GROUP" --init-groups -- \\
   "$BIN/psql" -XAtqw -h /var/run/postgresql -p "$BOUNCER" -U pgbouncer -d pgbouncer -c "$1" >/dev/null; }}
+resumed() {{ # whether pgbouncer's clients go on, in `said` why not; one that was not paused, or has ended, holds nobody
+  [ "$BOUNCER" != 0 ] || return 0
+  i=0; until said=$(bouncer RESUME 2>&1); do
+    case $said in *'not paused'*|*'Connection refused'*|*'No such file or directory'*) return 0;; esac
+    i=$((i+1)); [ $i -lt 5 ] || return 1; sleep 1
+  done; }}
 gone() {{ # DIRECTORY PROCESS: waits until the server is gone. Where systemd reaps it, tail waits with one process
   [ -z "$UNIT" ] || timeout 60 tail -s 0.01 --pid="$2" -f /dev/null 2>/dev/null
   i=0; while [ -e "$1/postmaster.pid" ] || [ "/proc/$2/cwd" -ef "$1" ]; do
@@ -74,7 +80,8 @@ gate() {{ # DIRECTORY of the old server, which is down
 back() {{ # nothing was placed: the database goes on where it was
   echo "$*; the database is started again at its old place" >&2
   if start "$R" && answers "$R" 'select pg_is_in_recovery()' f; then echo "it runs" >&2; fi
-  bouncer RESUME; unready; exit 1
+  resumed || echo "pgbouncer does not resume, and its clients wait: $said" >&2
+  unready; exit 1
 }}
 """
 # Its directory belongs to the account, which may have put a link there.
@@ -100,7 +107,8 @@ if [ $stage = here ] && [ -e "$R/PG_VERSION" ] && runs "$R"; then
     sleep 0.05
   done
   bouncer PAUSE || {
-    bouncer RESUME; unready; fail "pgbouncer did not pause: its sessions hold on; nothing was changed"; }
+    resumed || fail "pgbouncer neither pauses nor resumes: $said; see whether its clients wait"
+    unready; fail "pgbouncer did not pause: its sessions hold on; nothing was changed"; }
   runs "$R"; up; begin=$now
   kill -INT "$pid"; gone "$R" "$pid" || fail "the old server was told to stop and does not; resume when it has"
   up; stopped=$now
@@ -133,7 +141,7 @@ done
 answers "$T" 'select pg_is_in_recovery()' f || {
   runs "$T" || fail "the server on $P has ended; see its log; take it back: undo"
   fail "the server on $P was promoted and takes no writes; see its log; resume"; }
-bouncer RESUME
+resumed || fail "the database takes writes on $AT, and pgbouncer does not resume: $said; its clients wait: resume"
 up
 [ -z "$begin" ] || echo "writes stood still for $(((now - begin) * 10)) ms: stop $(((stopped - begin) * 10)), \\
 gate $(((gated - stopped) * 10)), place $(((placed - gated) * 10)), start $(((started - placed) * 10)), \\
@@ -180,7 +188,7 @@ forget; rm -f -- "$R/RELOCATED"
 sync -- "$R" "${R%/*}" "${P%/*}"
 start "$P" && answers "$R" 'select pg_is_in_recovery()' f ||
   fail "the server does not start at its old place; see its log"
-bouncer RESUME 2>/dev/null
+resumed || fail "the database runs at its old place, and pgbouncer does not resume: $said; its clients wait: undo again"
 unready
 """
 _IS_BACK = """[ $stage = here ] || no "the database is not at its old place"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ import pytest
 from runbooks_lib.errors import UsageError
 from runbooks_lib.hosts.local import LocalHost
 from runbooks_lib.procedures import relocate_directory
-from runbooks_lib.procedures.relocate_postgres import RUNBOOK, fstab, placing, starting
+from runbooks_lib.procedures.relocate_postgres import RUNBOOK, fstab, placing, starting, switching
 from runbooks_lib.procedures.relocate_postgres.apart import mapping_words
 from runbooks_lib.procedures.relocate_postgres.cluster import Cluster, other_names, parse_cluster, server_arguments
 from runbooks_lib.procedures.relocate_postgres.following import standby_arguments
@@ -293,3 +295,30 @@ def test_an_answer_that_lacks_something_cannot_be_told() -> None:
     line = b'{"identifier": "1"}'.hex()
     with pytest.raises(ValueError, match="not told: exe, group"):
         parse_cluster(f"real 2f78\nowner 78\nport 31\narguments 78\nenvironment \nanswer {line}\n".encode())
+
+
+@pytest.mark.parametrize(
+    ("answers", "goes_on"),
+    [
+        ("echo RESUME", True),
+        ("echo 'ERROR:  pooler is not paused/suspended' >&2; exit 1", True),
+        ("echo 'connection to server on socket failed: No such file or directory' >&2; exit 2", True),
+        ("[ -e again ] && exit 0; touch again; echo 'ERROR:  shutting down' >&2; exit 1", True),
+        ("echo 'ERROR:  query_wait_timeout' >&2; exit 1", False),
+    ],
+)
+def test_a_pgbouncer_that_does_not_resume_is_no_success(
+    answers: str, goes_on: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, text in (
+        ("psql", answers),
+        ("setpriv", 'while [ "$1" != -- ]; do shift; done; shift; exec "$@"'),
+        ("sleep", ""),
+    ):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    script = f'BOUNCER=6432 OWNER=x GROUP=x BIN=.\n{switching._FUNCTIONS}resumed || {{ echo "no: $said"; exit 1; }}'
+    done = subprocess.run(["sh", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == (0 if goes_on else 1), done
+    assert goes_on or "no: ERROR:  query_wait_timeout" in done.stdout
