@@ -25,6 +25,7 @@ tell() { # x x DIRECTORY
   parent=${3%/*}; parent=${parent:-/}
   mount=$(findmnt -n -o TARGET -T "$parent") || exit 3
   say mount "$mount"; say uuid "$(findmnt -n -o UUID -T "$parent")"; say kind "$(findmnt -n -o FSTYPE -T "$parent")"
+  say root "$(findmnt -n -o FSROOT -T "$parent")"
   say listed "$(findmnt -s -F "$FSTAB" -n -o SOURCE "$mount")"
 }
 tell x x "$T" && apart tell
@@ -38,7 +39,8 @@ def _drop_in(known: Known) -> str:
 
 
 def _parse(answer: bytes) -> list[dict[str, str]]:
-    """Each mount once: its `mount` point, `uuid`, `kind`, and what `/etc/fstab` has `listed` for it."""
+    """Each mount once: its `mount` point, `uuid`, `kind`, `root` (what of its file system is mounted there), and what
+    `/etc/fstab` has `listed` for it."""
     found: dict[str, dict[str, str]] = {}
     for line in answer.decode("ascii").splitlines():
         name, _, value = line.partition(" ")
@@ -56,12 +58,19 @@ def _whole(answer: bytes) -> str:
 def fstab_line(mount: dict[str, Any]) -> str:
     """The line for /etc/fstab (fstab(5)). `nofail`: a host whose disk is missing comes up,
     so that somebody can log in; the server waits all the same."""
-    return f"UUID={mount['uuid']} {fstab_word(str(mount['mount']))} {mount['kind']} defaults,nofail 0 2"
+    part = f",subvol={fstab_word(str(mount['root']))}" if mount["kind"] == "btrfs" and mount["root"] != "/" else ""
+    return f"UUID={mount['uuid']} {fstab_word(str(mount['mount']))} {mount['kind']} defaults{part},nofail 0 2"
+
+
+def _bound(mount: dict[str, Any]) -> str:
+    """The directory of a file system that a bind mount shows; empty for a whole one, and for a subvolume."""
+    return "" if mount["kind"] == "btrfs" or mount["root"] == "/" else str(mount["root"])
 
 
 def _names(known: Known) -> str:
     calls = "".join(
-        f' && "$@" {words(mount["mount"], fstab_line(mount), mount["listed"])}' for mount in known.before["mounts"]
+        f' && "$@" {words(mount["mount"], fstab_line(mount), mount["listed"], _bound(mount))}'
+        for mount in known.before["mounts"]
     )
     file = _drop_in(known)
     waits = [str(known.parameters["target"]), *(each.goes for each in cluster(known).apart)]
@@ -133,6 +142,8 @@ _FIT = """lasts() {
   uuid=$(findmnt -n -o UUID "$1")
   [ -z "$3" ] || same "$1" "$uuid" "$3" ||
     no "/etc/fstab mounts $3 on $1, where UUID=$uuid is mounted now: correct its line"
+  [ -n "$3" ] || [ -z "$4" ] ||
+    no "$1 shows $4 of the file system UUID=$uuid (a bind mount): write its line into /etc/fstab first"
   [ -n "$3" ] || [ -n "$uuid" ] || no "the filesystem on $1 has no UUID, and /etc/fstab does not name it"
   case $3 in /dev/sd*|/dev/vd*|/dev/nvme*)
     no "/etc/fstab mounts $1 as $3, a name that can change at a reboot: write UUID=$uuid there";;

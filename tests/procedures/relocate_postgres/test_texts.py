@@ -88,7 +88,7 @@ DISKS: dict[str, Any] = {
     "btrfs": {},
     "empty": {},
 }
-MOUNT = {"mount": "/srv/new disk", "uuid": "1-2", "kind": "ext4", "listed": ""}
+MOUNT = {"mount": "/srv/new disk", "uuid": "1-2", "kind": "ext4", "root": "/", "listed": ""}
 
 
 def of(**facts: Any) -> Cluster:
@@ -247,6 +247,8 @@ def test_the_drop_in_is_one_that_systemd_reads_as_it_is_meant() -> None:
 
 def test_fstab_lines_hold_blanks_as_fstab_wants_them() -> None:
     assert fstab_line(MOUNT) == "UUID=1-2 /srv/new\\040disk ext4 defaults,nofail 0 2"
+    subvolume = MOUNT | {"kind": "btrfs", "root": "/@srv data"}
+    assert fstab_line(subvolume) == "UUID=1-2 /srv/new\\040disk btrfs defaults,subvol=/@srv\\040data,nofail 0 2"
     assert placing.bind_line(of()).startswith("/srv/new\\040disk/main /srv/db/it\\040is/main none bind,")
 
 

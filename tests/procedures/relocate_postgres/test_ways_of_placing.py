@@ -395,6 +395,18 @@ def test_a_line_of_fstab_for_another_file_system_is_refused(cluster: Here) -> No
     assert not aimed(cluster).plan().blocked
 
 
+def test_a_bind_mount_that_fstab_does_not_name_is_refused(cluster: Here) -> None:
+    """A line by its UUID would mount the whole file system there after a reboot."""
+    within, bound = cluster.root / "new/within", cluster.root / "bound"
+    for each in (within, bound):
+        each.mkdir()
+    subprocess.run(["mount", "--bind", str(within), str(bound)], check=True)
+    try:
+        assert "write its line into /etc/fstab first" in blocked(aimed(cluster, target=str(bound / "moved")).plan())
+    finally:
+        unmount(bound)
+
+
 def test_old_data_of_an_earlier_move_is_met_before_anything_is_copied(cluster: Here) -> None:
     """The same partition once more: what the first move has left there has the name that this one needs."""
     kept = cluster.directory.with_name(f"{cluster.directory.name}.relocated")
