@@ -166,8 +166,8 @@ sync -- "${K%/*}" "${P%/*}" || fail "the renames are not safe on the disk; resum
 : >"$W/started" && sync -- "$W/started" "$W" || fail "cannot write in $W; resume, or take it back"
 systemctl start "$UNIT" || fail "$UNIT does not start at its new place: journalctl -u $UNIT; mend that, then resume"
 up; [ -z "$begin" ] || echo "$UNIT stood still for $(((now - begin) * 10)) ms"
-printf 'This was the directory until %s; it is now in %s.\\nNothing here changes any more.\\n' \\
-  "$(date -u +%Y-%m-%dT%H:%M:%SZ)" "$T" | note
+printf 'This was the directory until %s; it is now in %s.\\nNothing here changes any more.\\nboot: %s\\n' \\
+  "$(date -u +%Y-%m-%dT%H:%M:%SZ)" "$T" "$(cat /proc/sys/kernel/random/boot_id)" | note
 forget
 """
 _SWITCHED = """[ $stage = placed ] || no "the directory is not at $T"

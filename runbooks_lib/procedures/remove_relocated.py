@@ -68,10 +68,13 @@ else
 fi
 yes "it is in $T${who:+, where process $who uses it}"
 """  # noqa: E501
+# A clock that is stepped takes the time of the boot along; the boot's own name does not change. Older notes have none.
 _REBOOTED = """[ "$WITHOUT" = 0 ] || yes "as you say, without a reboot since"
+was=$(sed -n 's/^boot: //p' "$K/RELOCATED") is=$(cat /proc/sys/kernel/random/boot_id)
 moved=$(stat -c %Y -- "$K/RELOCATED") booted=$(sed -n 's/^btime //p' /proc/stat)
-[ "$booted" -gt "$moved" ] || no "the host has not been restarted since the move: whether the new place comes back is \
-not known; restart it at a good time, or say without_reboot"
+if [ -n "$was" ]; then [ "$was" != "$is" ]; else [ "$booted" -gt "$moved" ]; fi ||
+  no "the host has not been restarted since the move: whether the new place comes back is not known; restart it at a \
+good time, or say without_reboot"
 yes "the host was restarted since, and came back"
 """
 _LEFT = """[ -d "$K" ] || exit 0

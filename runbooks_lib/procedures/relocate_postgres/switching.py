@@ -150,8 +150,9 @@ cat "$W/pause" 2>/dev/null
 unready
 stay() { for each in "$K/$1/"PG_*/; do [ ! -d "$each" ] || printf 'also: %s\\n' "$2/$(basename -- "$each")"; done
   [ "$1" != pg_wal ] || printf 'also: %s\\n' "$2"; }
-[ ! -d "$K" ] || { printf 'This was the database until %s; it is now in %s.\\nNothing here changes any more.\\n' \\
-  "$(date -u +%Y-%m-%dT%H:%M:%SZ)" "$T"; left stay; } | note
+[ ! -d "$K" ] || {
+  printf 'This was the database until %s; it is now in %s.\\n' "$(date -u +%Y-%m-%dT%H:%M:%SZ)" "$T"
+  printf 'Nothing here changes any more.\\nboot: %s\\n' "$(cat /proc/sys/kernel/random/boot_id)"; left stay; } | note
 rm -rf -- "$NEW" "$NEW.sh"; rm -f -- "$W/gate"; forget
 """
 _SWITCHED = """[ $stage = placed ] || no "the database is not at $T"

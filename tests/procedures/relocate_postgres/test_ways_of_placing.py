@@ -173,6 +173,14 @@ def test_the_old_data_is_removed_when_nobody_needs_it(cluster: Here) -> None:
     given = {"kept": str(kept), "backup": "a test's", "without_reboot": False}
     plan = target(remove_relocated.RUNBOOK, LocalHost(), given).plan()
     assert "the host has not been restarted since the move" in plan.steps[0].because
+    note = kept / "RELOCATED"
+    os.utime(note, (1, 1))  # a clock that was stepped is no reboot
+    plan = target(remove_relocated.RUNBOOK, LocalHost(), given).plan()
+    assert "the host has not been restarted since the move" in plan.steps[0].because
+    head, _, boot = note.read_text().partition("boot: ")
+    note.write_text(f"{head}boot: of another time\n")
+    assert not target(remove_relocated.RUNBOOK, LocalHost(), given).plan().blocked
+    note.write_text(f"{head}boot: {boot}")
     given["without_reboot"] = True
     with (kept / "postgresql.conf").open():
         plan = target(remove_relocated.RUNBOOK, LocalHost(), given).plan()
