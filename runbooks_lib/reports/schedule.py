@@ -46,7 +46,7 @@ class Schedule:
     commands: tuple[tuple[str, ...], ...]
     undo: tuple[tuple[str, ...], ...]
     removed: tuple[Path, ...]
-    markers: tuple[str, ...]  # how the crontab lines end that `remove` takes away
+    markers: tuple[str, ...]  # how the crontab lines end that `remove` takes away, and `install` first
     expected: Path
     expectation: Expectation
     advice: str
@@ -123,7 +123,7 @@ def install(schedule: Schedule) -> None:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(text, encoding="utf-8")
         else:
-            ours = {_marker_of(line) for line in schedule.lines}
+            ours = {*schedule.markers, *map(_marker_of, schedule.lines)}
             kept = [line for line in _crontab() if _marker_of(line) not in ours]
             _write_crontab([*kept, *schedule.lines])
         expected.expect(schedule.expected, schedule.expectation)
@@ -221,7 +221,10 @@ def _systemd(
         lines=(),
         commands=(_systemctl("daemon-reload"), _systemctl("enable", "--now", *timers)),
         undo=(_systemctl("disable", "--now", *(timers[1:] if shared else timers)),),
-        removed=tuple(path for path in files if not shared or path.stem != names["collect"]),
+        removed=(
+            *(path for path in files if not shared or path.stem != names["collect"]),
+            directory / f"runbook-{digest}-failed@.service",  # as it was called when a report had to be the only one
+        ),
         markers=(),
         expected=config.outputs / expected.FILE_NAME,
         expectation=expectation,
@@ -319,7 +322,8 @@ def _cron(
         commands=(),
         undo=(),
         removed=(),
-        markers=(publishes,) if _others(config, expectation.report) else (collects, publishes),
+        # Lines that were written when a report had to be the only one end with the shortest of these.
+        markers=(f"# runbook {digest}", publishes, *(() if _others(config, expectation.report) else (collects,))),
         expected=config.outputs / expected.FILE_NAME,
         expectation=expectation,
         advice="",

@@ -239,6 +239,18 @@ def test_two_reports_of_one_inventory_share_the_collecting_and_nothing_else(
         assert ["collect" in line for line in ended] == [False, True]
 
 
+def test_lines_of_an_earlier_version_are_replaced_and_taken_away(loaded: config.Config, own_crontab: Path) -> None:
+    planned = schedule.plan(loaded, now=NOW, kind="cron")
+    old = [line.rsplit(" ", 2 if " report " in line[line.rfind("#") :] else 1)[0] for line in planned.lines]
+    assert len({line[line.rfind("#") :] for line in old}) == 1
+    own_crontab.write_text("".join(f"{line}\n" for line in ["5 5 * * * theirs", *old]))
+    schedule.install(planned)
+    assert own_crontab.read_text().splitlines() == ["5 5 * * * theirs", *planned.lines]
+    own_crontab.write_text("".join(f"{line}\n" for line in ["5 5 * * * theirs", *old]))
+    schedule.remove(planned)
+    assert own_crontab.read_text() == "5 5 * * * theirs\n"
+
+
 def test_a_crontab_that_cannot_be_read_is_not_taken_for_an_empty_one(loaded: config.Config, own_crontab: Path) -> None:
     own_crontab.write_text("5 5 * * * their-own-job\n")
     program = own_crontab.parent / "bin" / "crontab"

@@ -7,6 +7,7 @@ import shutil
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from runbooks_lib.runbook.places import Places
 from runbooks_lib.runbook.plan import Plan
 from runbooks_lib.runbook.resume import open_run, resume
 from runbooks_lib.runbook.run import Options, Run, Target, target
+from runbooks_lib.runbook.step import Command, Known, Runbook
 from runbooks_lib.runbook.undo import undo, undo_digest
 from tests.runbook.operators import Scripted
 
@@ -90,3 +92,17 @@ def servers(cluster: Here) -> list[str]:
             pid = (directory / "postmaster.pid").read_text().split()[0]
             found += [str(directory)] if pid == each.name else []
     return found
+
+
+def before_in(name: str, place: str, text: str) -> Runbook:
+    """The runbook, in one of whose steps something happens right before a place in its text."""
+    whole = RUNBOOK.step(name)
+
+    def commands(known: Known) -> list[Command]:
+        (command,) = whole.commands(known)
+        before, at, after = command.text.rpartition(place)
+        assert at
+        return [replace(command, text=f"{before}{text}{at}{after}")]
+
+    cut = replace(whole, commands=commands)
+    return replace(RUNBOOK, steps=tuple(cut if step is whole else step for step in RUNBOOK.steps))

@@ -28,7 +28,16 @@ from runbooks_lib.runbook.resume import resume
 from runbooks_lib.runbook.run import Options, Refused, Stopped, target
 from runbooks_lib.runbook.step import Command, Known, Runbook
 from runbooks_lib.training.lab.load import Load
-from tests.procedures.relocate_postgres.moves import aimed, begun, blocked, places, room_for_runs, servers, taken_back
+from tests.procedures.relocate_postgres.moves import (
+    aimed,
+    before_in,
+    begun,
+    blocked,
+    places,
+    room_for_runs,
+    servers,
+    taken_back,
+)
 from tests.runbook.operators import Scripted
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
@@ -473,7 +482,7 @@ def test_what_a_standby_does_not_have_is_not_left_behind_when_it_was_made_meanwh
     lies = cluster.directory.resolve()
     line = f"psql -XAtq -h {cluster.root} -p {cluster.port} -U postgres -d postgres -c {word(make)} >/dev/null\n"
     where = {"before the stop": "! behind || fail", "as it stops": 'kill -INT "$pid"; gone "$R"'}
-    runbook = switching_after(where[when], line) if when in where else RUNBOOK
+    runbook = before_in("switch", where[when], line) if when in where else RUNBOOK
     aim = replace(aimed(cluster), runbook=runbook)
     run = begun(cluster, aim)
     for name in ("look", "copy", "follow", "lasting"):
@@ -490,25 +499,11 @@ def test_what_a_standby_does_not_have_is_not_left_behind_when_it_was_made_meanwh
     assert servers(cluster) == [str(lies)]
 
 
-def switching_after(place: str, text: str) -> Runbook:
-    """The runbook, in whose switch something happens right before a place in its text."""
-    switch = RUNBOOK.step("switch")
-
-    def commands(known: Known) -> list[Command]:
-        (command,) = switch.commands(known)
-        before, at, after = command.text.rpartition(place)
-        assert at
-        return [replace(command, text=f"{before}{text}{at}{after}")]
-
-    cut = replace(switch, commands=commands)
-    return replace(RUNBOOK, steps=tuple(cut if step is switch else step for step in RUNBOOK.steps))
-
-
 def test_wal_that_the_archiver_could_not_take_shuts_the_gate(cluster: Here) -> None:
     """A segment that is not archived when the old server ends would be a hole in the archive for good."""
     lies, fails = cluster.directory.resolve(), cluster.root / "archiver fails"
     cluster.sql(f"alter system set archive_command to 'test ! -e \"{fails}\"'; select pg_reload_conf()")
-    runbook = switching_after('kill -INT "$pid"; gone "$R"', f"touch {word(str(fails))}\n")
+    runbook = before_in("switch", 'kill -INT "$pid"; gone "$R"', f"touch {word(str(fails))}\n")
     aim = replace(aimed(cluster), runbook=runbook)
     try:
         run = begun(cluster, aim)
@@ -560,7 +555,7 @@ def test_an_archiver_that_is_behind_is_waited_for_before_the_stop(
 def test_a_server_that_ends_before_it_is_promoted_is_said_at_once_and_taken_back(cluster: Here) -> None:
     lies = cluster.directory.resolve()
     text = 'runs "$T"; kill -QUIT "$pid"; while runs "$T"; do sleep 0.1; done\n'
-    runbook = switching_after('i=0; while [ -e "$T/standby.signal" ]', text)
+    runbook = before_in("switch", 'i=0; while [ -e "$T/standby.signal" ]', text)
     aim = replace(aimed(cluster), runbook=runbook)
     run = begun(cluster, aim)
     for name in ("look", "copy", "follow", "lasting"):

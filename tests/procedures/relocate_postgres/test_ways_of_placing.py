@@ -21,9 +21,17 @@ from runbooks_lib.runbook.plan import Verdict
 from runbooks_lib.runbook.quoting import word
 from runbooks_lib.runbook.resume import carry_out, open_run
 from runbooks_lib.runbook.run import Options, Run, Stopped, target
-from runbooks_lib.runbook.step import Command, Known, Runbook
 from runbooks_lib.training.lab.load import Load
-from tests.procedures.relocate_postgres.moves import aimed, begun, blocked, done, places, room_for_runs, taken_back
+from tests.procedures.relocate_postgres.moves import (
+    aimed,
+    before_in,
+    begun,
+    blocked,
+    done,
+    places,
+    room_for_runs,
+    taken_back,
+)
 from tests.runbook.operators import Scripted
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
@@ -297,20 +305,6 @@ def test_a_link_in_the_copy_is_not_followed(cluster: Here, victim: Path) -> None
     run.close()
     taken_back(cluster, aim)
     assert unharmed(victim)
-
-
-def before_in(name: str, place: str, text: str) -> Runbook:
-    """The runbook, in one of whose steps something happens right before a place in its text."""
-    whole = RUNBOOK.step(name)
-
-    def commands(known: Known) -> list[Command]:
-        (command,) = whole.commands(known)
-        before, at, after = command.text.rpartition(place)
-        assert at
-        return [replace(command, text=f"{before}{text}{at}{after}")]
-
-    cut = replace(whole, commands=commands)
-    return replace(RUNBOOK, steps=tuple(cut if step is whole else step for step in RUNBOOK.steps))
 
 
 def test_a_link_in_the_old_data_gets_no_note(cluster: Here, victim: Path) -> None:
