@@ -1,6 +1,7 @@
 """`runbook lab`: a real JupyterLab on loopback, its token in no log, argument or environment."""
 
 import contextlib
+import errno
 import http.client
 import http.server
 import os
@@ -105,6 +106,16 @@ def test_two_that_are_prepared_at_once_take_two_ports(tmp_path: Path) -> None:
     for lab in (first, second):
         lab.held.let_go()
         lab.runtime.rmdir()
+
+
+def test_a_file_system_without_locks_is_no_hindrance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(jupyter.fcntl, "flock", refused)
+    lab = jupyter.prepare(tmp_path / "lab")
+    lab.held.let_go()
+    lab.runtime.rmdir()
 
 
 def test_another_programs_server_on_the_port_is_not_taken_for_ours(tmp_path: Path) -> None:
